@@ -1,0 +1,45 @@
+# make demo    install, then encode, search, score and mine on real text with a real model
+# make test    install, then run the tests
+# make lint    install, then check format and style
+#
+# TORCH chooses the build of PyTorch; the README explains it.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := PATH="$(abspath $(BIN)):$$PATH"
+PYTEST_ARGS ?= -m "not gpu" -n 2 --dist loadgroup
+
+.PHONY: demo test lint setup clean
+
+demo: setup
+	@echo "== demo: encode, search, score and mine (all-MiniLM-L6-v2 on the Python standard library)"
+	@$(RUN) python -m trove_steps.rundemo
+
+test: setup
+	@echo "== test"
+	@$(RUN) python -m pytest $(PYTEST_ARGS)
+
+lint: setup
+	@echo "== lint"
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) snakefmt --check Snakefile workflow
+	@$(RUN) snakemake --lint
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml Makefile
+	@echo "== setup: a virtual environment in $(VENV) (some minutes the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12 …"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+		|| { echo "error: python3-venv is missing; on Debian: apt-get install python3-venv"; exit 1; }
+	@echo "   PyTorch: $(TORCH)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@echo "   trove-steps and the rest"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,dev]"
+	@touch $@
+
+clean:
+	rm -rf cache demo logs results .snakemake

@@ -1,0 +1,32 @@
+"""Dense-retrieval inference: encode, search, score and mine, for many models and data sets.
+
+    snakemake                              what config/config.yaml asks for
+    snakemake --configfile my.yaml         what my.yaml asks for, and nothing else
+    snakemake evaluate | mine | encode     one task
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.16")
+
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/demo.smk"
+include: "workflow/rules/encode.smk"
+include: "workflow/rules/search.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/mine.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        get_targets("default_targets"),
+
+
+onsuccess:
+    show_summary()

@@ -1,0 +1,102 @@
+"""The real workflow in a temporary folder."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import PROJECT, make_dataset
+
+BIN = Path(sys.executable).parent
+COMPUTING = ("encode_corpus", "encode_queries", "search", "score", "mine_negatives")
+
+
+@dataclass
+class Workflow:
+    """A working directory with a configuration; `run` and `planned` call snakemake in it."""
+
+    folder: Path
+    config: dict = field(default_factory=dict)
+
+    def save(self) -> Path:
+        path = self.folder / "my.yaml"
+        path.write_text(yaml.safe_dump(self.config, sort_keys=False), encoding="utf-8")
+        return path
+
+    def command(self, *arguments: str) -> list[str]:
+        return [
+            str(BIN / "snakemake"),
+            "--snakefile",
+            str(PROJECT / "Snakefile"),
+            "--configfile",
+            str(self.save()),
+            *arguments,
+        ]
+
+    def environment(self) -> dict:
+        return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "200"}
+
+    def start(self, *arguments: str, **options) -> subprocess.Popen:
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            **options,
+        )
+
+    def run(self, *arguments: str, expect: int = 0) -> str:
+        """Run snakemake; return all it printed."""
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == expect, output
+        return output
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Return rule → number of jobs that `snakemake -n` would run."""
+        output = self.run("--dry-run", *arguments)
+        table = output.partition("Job stats:")[2].partition("total")[0]
+        jobs = dict(re.findall(r"^(\w+)\s+(\d+)\s*$", table, re.MULTILINE))
+        return {rule: int(count) for rule, count in jobs.items() if rule in (*COMPUTING, "track")}
+
+    def metrics(self, dataset: str, model: str) -> dict:
+        import json
+
+        return json.loads((self.folder / "results" / dataset / model / "metrics.json").read_text())
+
+
+@pytest.fixture
+def workflow(tmp_path, tiny_model) -> Workflow:
+    """One tiny data set and one tiny model, to be evaluated and mined."""
+    make_dataset(tmp_path / "data")
+    return Workflow(tmp_path, make_config(tiny_model))
+
+
+def make_config(model: Path) -> dict:
+    return {
+        "datasets": {
+            "tiny": {
+                "corpus_path": "data/corpus.jsonl",
+                "query_path": "data/queries.jsonl",
+                "qrel_path": "data/qrels.tsv",
+            }
+        },
+        "models": {
+            "bert": {
+                "model_name_or_path": str(model),
+                "pooling": "mean",
+                "normalize": True,
+                "query_max_len": 16,
+                "passage_max_len": 32,
+            }
+        },
+        "evaluation": {"ir_metrics_k_values": [1, 5, 10]},
+        "mining": {"search_topk": 5},
+    }

@@ -1,0 +1,340 @@
+"""The search against float64 brute force, and its bytes against itself."""
+
+import hashlib
+import os
+import threading
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trove_steps import topk
+from trove_steps.errors import TroveStepsError
+
+pytest.importorskip("torch")
+SHARED = Path(os.environ.get("TROVE_SHARED", Path(__file__).parents[3] / "shared"))
+PLAIN = [False, True] if topk._kernels() else [True]
+
+
+class Table:
+    """Vectors in memory."""
+
+    def __init__(self, rows, ids=None, order=None):
+        self.rows = np.asarray(rows, np.float32)
+        self.dim = self.rows.shape[1]
+        self.ids = pa.array(ids or [f"d{i}" for i in range(len(self.rows))], pa.string())
+        self.order = np.arange(len(self.rows)) if order is None else np.asarray(order)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def take(self, indices):
+        return self.rows[indices]
+
+
+class ThreadComm:
+    """One rank of a world of threads."""
+
+    def __init__(self, rank, shared):
+        self.rank, self.world, self.shared = rank, shared["world"], shared
+
+    def claim(self, name):
+        with self.shared["lock"]:
+            self.shared["next"][name] += 1
+            return self.shared["next"][name] - 1
+
+    def gather(self, array):
+        self.shared["slots"][self.rank] = array.copy()
+        self.shared["barrier"].wait()
+        slots = list(self.shared["slots"])
+        self.shared["barrier"].wait()
+        return slots if self.rank == 0 else None
+
+
+def run(queries, documents, depth, world=1, **options):
+    """(offsets, docs, scores) of all queries."""
+    shared = {
+        "world": world,
+        "lock": threading.Lock(),
+        "next": Counter(),
+        "slots": [None] * world,
+        "barrier": threading.Barrier(world, timeout=60),
+    }
+    results = [None] * world
+
+    def work(rank):
+        try:
+            comm = ThreadComm(rank, shared)
+            results[rank] = list(topk.search(queries, documents, depth, comm=comm, **options))
+        except BaseException as error:
+            results[rank] = error
+            shared["barrier"].abort()
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    assert all(result == [] for result in results[1:])
+    offsets, docs, scores, expected_first = [0], [], [], 0
+    for tile in results[0]:
+        assert tile.first == expected_first
+        expected_first += len(tile.offsets) - 1
+        offsets.extend(offsets[-1] + tile.offsets[1:])
+        docs.append(tile.docs)
+        scores.append(tile.scores)
+    assert expected_first == len(queries)
+    join = np.concatenate
+    return np.array(offsets), join(docs or [np.empty(0, int)]), join(scores or [np.empty(0)])
+
+
+def tree_sum(values):
+    """Sum of a power of two of floats, halves added elementwise."""
+    return values[0] if len(values) == 1 else tree_sum(
+        [a + b for a, b in zip(values[: len(values) // 2], values[len(values) // 2 :], strict=True)]
+    )  # fmt: skip
+
+
+def oracle(queries, documents, depth, exclude=None):
+    """The same by brute force: every score in float64, then a sort in plain Python."""
+    width = 1 << (queries.dim - 1).bit_length()
+    result = []
+    for i, q in enumerate(queries.rows.astype(np.float64)):
+        products = np.zeros((width, len(documents)))
+        products[: queries.dim] = (documents.rows.astype(np.float64) * q).T
+        scores = tree_sum(list(products)) + 0.0
+        ids = [name.encode() for name in documents.ids.to_pylist()]
+        best = sorted(range(len(documents)), key=lambda j: (scores[j], ids[j]), reverse=True)
+        best = [j for j in best if exclude is None or j != exclude[i]][:depth]
+        result.append([(j, scores[j]) for j in best])
+    return result
+
+
+def check(queries, documents, depth, exclude=None, **options):
+    offsets, docs, scores = run(queries, documents, depth, exclude=exclude, **options)
+    assert docs.dtype == np.int64
+    assert scores.dtype == np.float64
+    for i, best in enumerate(oracle(queries, documents, depth, exclude)):
+        part = slice(offsets[i], offsets[i + 1])
+        assert docs[part].tolist() == [j for j, _ in best]
+        assert scores[part].tobytes() == np.array([s for _, s in best], np.float64).tobytes()
+
+
+def digest(result):
+    return hashlib.sha256(b"".join(array.tobytes() for array in result)).hexdigest()
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+HARD = {
+    "random": lambda n, d: normal(1, n, d),
+    "all equal": lambda n, d: np.ones((n, d)),
+    "few distinct": lambda n, d: normal(2, 3, d)[np.arange(n) % 3],
+    "one hot": lambda n, d: np.eye(d)[np.arange(n) % d],
+    "denormal": lambda n, d: normal(3, n, d) * np.float32(1e-42),
+    "denormal products": lambda n, d: normal(4, n, d) * np.float32(1e-22),
+    "negative": lambda n, d: -np.abs(normal(5, n, d)),
+    "zero": lambda n, d: np.zeros((n, d)),
+    "minus zero": lambda n, d: -np.zeros((n, d), np.float32),
+    "huge": lambda n, d: normal(6, n, d) * np.float32(1e30),
+    "largest": lambda n, d: np.full((n, d), np.finfo(np.float32).max) * np.sign(normal(7, n, d)),
+    "one huge": lambda n, d: normal(8, n, d) * np.where(np.arange(n) == n // 2, 1e25, 1)[:, None],
+    "ascending": lambda n, d: np.ones((n, d)) * (1 + np.arange(n)[:, None] / 1024),
+    "below float32": lambda n, d: np.ones((n, d)) + np.eye(d)[np.arange(n) % d] * 2.0**-23,
+    "cancelling": lambda n, d: np.where(np.arange(d) % 2, -1, 1) * (1e4 + normal(9, n, d)),
+}
+
+
+@pytest.fixture(params=PLAIN, ids=lambda plain: "torch" if plain else "numba")
+def kernels(request, monkeypatch):
+    """Run with the compiled kernels and without."""
+    if request.param:
+        monkeypatch.setattr(topk, "_kernels", lambda: None)
+
+
+def shuffled_ids(count):
+    return [f"{j:x}" for j in np.random.default_rng(0).permutation(count)]
+
+
+def test_rescore_is_within_half_an_ulp_per_addition_of_the_exact_sum():
+    q, d = normal(1, 20, 37) * np.float32(1e-3), normal(2, 20, 37)
+    for score, a, b in zip(topk.rescore(q, d), q, d, strict=True):
+        terms = [Fraction(float(x)) * Fraction(float(y)) for x, y in zip(a, b, strict=True)]
+        bound = Fraction(6, 2**53) * sum(map(abs, terms))  # six levels of additions
+        assert abs(Fraction(float(score)) - sum(terms)) <= bound * Fraction(1001, 1000)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 5, 8, 31, 64, 100, 384])
+def test_rescore_has_one_order_of_additions(kernels, dim):
+    q, d = normal(3, 6, dim), normal(4, 6, dim)
+    padded = np.zeros((6, 512))
+    padded[:, :dim] = q.astype(np.float64) * d.astype(np.float64)
+    expected = np.array([tree_sum(row.tolist()) for row in padded])
+    assert topk.rescore(q, d).tobytes() == expected.tobytes()
+    index = np.arange(6)
+    assert topk._score_pairs(q, d, index, index).tobytes() == expected.tobytes()
+    assert topk.rescore(q[2:3], d[2:3])[0] == expected[2]
+
+
+@pytest.mark.parametrize("kind", HARD)
+@pytest.mark.parametrize("depth", [1, 7, 100])
+def test_hard_values(kernels, kind, depth):
+    documents = Table(HARD[kind](700, 24), shuffled_ids(700))
+    queries = Table(np.concatenate([HARD[kind](3, 24), normal(10, 3, 24), -normal(11, 1, 24)]))
+    check(queries, documents, depth, block_rows=128)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(0, 60),
+    q=st.integers(0, 9),
+    dim=st.integers(1, 9),
+    depth=st.integers(1, 70),
+    block_rows=st.integers(1, 40),
+    query_rows=st.integers(1, 12),
+    world=st.integers(1, 3),
+    distinct=st.integers(1, 40),
+    seed=st.integers(0, 9),
+    data=st.data(),
+)
+def test_shapes(n, q, dim, depth, block_rows, query_rows, world, distinct, seed, data):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-2, 3, (distinct, dim)).astype(np.float32)
+    documents = Table(
+        values[rng.integers(0, distinct, n)],
+        data.draw(st.lists(st.text(max_size=3), min_size=n, max_size=n, unique=True)),
+        rng.permutation(n),
+    )
+    queries = Table(rng.integers(-2, 3, (q, dim)))
+    exclude = rng.integers(-1, n, q) if n and seed % 2 else None
+    check(
+        queries, documents, depth, exclude,
+        block_rows=block_rows, query_rows=query_rows, world=world,
+    )  # fmt: skip
+
+
+def test_ids_are_compared_as_utf8_bytes():
+    ids = ["", "a", "B", "ä", "z", "10", "9", "\uffff", "\U0001f600", "aa"]
+    documents = Table(np.ones((10, 4)), ids)
+    _, docs, _ = run(Table(np.ones((1, 4))), documents, 10)
+    assert [ids[j] for j in docs] == sorted(ids, key=str.encode, reverse=True)
+    _, docs, _ = run(Table(np.ones((1, 4))), documents, 3)
+    assert [ids[j] for j in docs] == ["\U0001f600", "\uffff", "ä"]
+
+
+def test_chunked_ids_give_the_same_order():
+    documents = Table(np.ones((50, 4)), shuffled_ids(50))
+    queries = Table(np.ones((2, 4)))
+    expected = digest(run(queries, documents, 20))
+    documents.ids = pa.chunked_array([documents.ids[:7], documents.ids[7:7], documents.ids[7:]])
+    assert digest(run(queries, documents, 20)) == expected
+
+
+def test_bytes_do_not_depend_on_the_way(monkeypatch):
+    rows = normal(1, 3000, 48)
+    rows[1000:1400] = rows[5]  # more duplicates than fit the candidates of depth 20
+    queries = Table(np.concatenate([normal(2, 150, 48), rows[5:6], rows[7:8]]))
+    ids = shuffled_ids(3000)
+    expected = digest(run(queries, Table(rows, ids), 20, block_rows=512))
+    order = np.random.default_rng(3).permutation(3000)
+    ways = [
+        {"block_rows": 64, "query_rows": 11},
+        {"block_rows": 4096, "query_rows": 1},
+        {"block_rows": 700, "world": 2},
+        {"block_rows": 700, "world": 3, "query_rows": 40},
+        {"block_rows": 3000, "world": 4},
+    ]
+    for plain in PLAIN:
+        if plain:
+            monkeypatch.setattr(topk, "_kernels", lambda: None)
+        for way in ways:
+            assert digest(run(queries, Table(rows, ids, order), 20, **way)) == expected, (
+                plain,
+                way,
+            )
+    monkeypatch.setattr(topk, "PAIR_BUDGET", 200)
+    monkeypatch.setattr(topk, "TILE_DOCUMENTS", 37)
+    monkeypatch.setattr(topk, "TILE_QUERIES", 5)
+    assert digest(run(queries, Table(rows, ids), 20, world=2)) == expected
+
+
+def test_the_interval_holds_the_exact_score():
+    """The float32 product lies within the bound, and the bound is not vacuous."""
+    import torch
+
+    for kind, make in HARD.items():
+        q, d = make(40, 100).astype(np.float32), make(300, 100).astype(np.float32)
+        norms = [torch.linalg.vector_norm(torch.from_numpy(x), dim=1).numpy() for x in (q, d)]
+        error = topk._Bound(norms[0], 100)(slice(0, 40), float(norms[1].max()))
+        fast = torch.mm(torch.from_numpy(q), torch.from_numpy(d).T).numpy().astype(np.float64)
+        exact = topk._score_all(q, d)
+        finite = np.isfinite(error)
+        assert (np.abs(fast - exact)[finite] <= error[finite, None]).all(), kind
+        assert np.isfinite(fast[finite]).all(), kind
+    q = normal(1, 1, 100)
+    error = topk._Bound(np.ones(1, np.float32), 100)(slice(0, 1), 1.0)
+    assert error < 1e-5
+
+
+def test_the_bound_is_needed(monkeypatch):
+    """Without the margin float32 loses documents here, so the other tests could fail."""
+    documents = Table(np.where(np.arange(64) % 2, -1e5, 1e5) + normal(1, 3000, 64))
+    queries = Table(1 + normal(2, 20, 64) / 10)
+    check(queries, documents, 300)
+    zero = lambda self, rows, largest: np.zeros(rows.stop - rows.start, np.float32)  # noqa: E731
+    monkeypatch.setattr(topk._Bound, "__call__", zero)
+    with pytest.raises(AssertionError):
+        check(queries, documents, 300)
+
+
+def test_excluded_documents_never_appear(kernels):
+    documents = Table(normal(1, 500, 16))
+    queries = Table(documents.rows[:40])
+    exclude = np.where(np.arange(40) % 3, np.arange(40), -1)
+    check(queries, documents, 5, exclude, block_rows=100)
+    check(queries, documents, 500, exclude)
+    check(queries, documents, 1000, exclude, world=2, block_rows=50)
+
+
+def test_progress_ends_at_all_pairs():
+    seen = []
+    run(Table(normal(1, 7, 4)), Table(normal(2, 50, 4)), 3,
+        block_rows=8, query_rows=3, progress=seen.append)  # fmt: skip
+    assert seen == sorted(seen)
+    assert seen[-1] == 7 * 50
+
+
+def test_errors_name_the_culprit():
+    good, bad = normal(1, 5, 4), normal(2, 5, 4)
+    bad[3, 1] = np.nan
+    with pytest.raises(TroveStepsError, match="document 'd3' has NaN"):
+        run(Table(good), Table(bad), 2)
+    with pytest.raises(TroveStepsError, match="query 'd3' has NaN"):
+        run(Table(bad), Table(good), 2)
+    with pytest.raises(TroveStepsError, match="4 dimensions and documents 3"):
+        run(Table(good), Table(good[:, :3]), 2)
+    with pytest.raises(TroveStepsError, match="depth is 0"):
+        run(Table(good), Table(good), 0)
+
+
+@pytest.mark.parametrize("name", ["scifact", "cranfield"])
+def test_real_vectors(name):
+    folder = SHARED / "data" / name / "reference"
+    if not folder.is_dir():
+        pytest.skip(f"no reference vectors in {folder}: set TROVE_SHARED")
+    ids = (folder / "doc_ids.txt").read_text().split("\n")
+    vectors = np.load(folder / "doc_emb.npy")
+    documents = Table(vectors, ids[: len(vectors)])
+    queries = Table(np.load(folder / "query_emb.npy"))
+    check(Table(queries.rows[::20]), documents, 100)
+    assert digest(run(queries, documents, 100, world=2)) == digest(run(queries, documents, 100))

@@ -1,0 +1,126 @@
+"""What the ranks of a step need from each other: a shared counter, a barrier, gathering of arrays.
+
+Work is handed out by a counter from which ranks claim numbers, so that fast and slow devices finish
+together and no file name knows a rank. Arrays travel as tensors; nothing is pickled.
+"""
+
+import datetime
+import os
+from contextlib import contextmanager
+
+import numpy as np
+
+TIMEOUT = datetime.timedelta(hours=2)  # a dead rank is noticed by torchrun long before
+
+
+class Comm:
+    """One process on its own."""
+
+    rank = 0
+    world = 1
+
+    def __init__(self):
+        self._counters: dict[str, int] = {}
+
+    def claim(self, counter: str, amount: int = 1) -> int:
+        """Take the next `amount` numbers of a counter; return the first of them."""
+        first = self._counters.get(counter, 0)
+        self._counters[counter] = first + amount
+        return first
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+
+    def gather(self, array: np.ndarray) -> list[np.ndarray] | None:
+        """Return the arrays of all ranks on rank 0, None elsewhere; they may differ in length."""
+        return [array]
+
+    def broadcast(self, number: int) -> int:
+        """Return rank 0's number on every rank."""
+        return number
+
+
+class TorchComm(Comm):
+    """The ranks that torchrun started, through torch.distributed (gloo)."""
+
+    def __init__(self):
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo", timeout=TIMEOUT)
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self._store = dist.PrefixStore("claims", dist.distributed_c10d._get_default_store())
+
+    def claim(self, counter: str, amount: int = 1) -> int:
+        return self._store.add(counter, amount) - amount
+
+    def barrier(self) -> None:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+    def gather(self, array: np.ndarray) -> list[np.ndarray] | None:
+        import torch
+        import torch.distributed as dist
+
+        array = np.ascontiguousarray(array)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        dist.all_gather(lengths, torch.tensor([len(array)]))
+        if self.rank != 0:
+            if len(array):
+                dist.send(_as_bytes(array), dst=0)
+            return None
+        gathered = [array]
+        for source in range(1, self.world):
+            part = np.empty((int(lengths[source]), *array.shape[1:]), array.dtype)
+            if len(part):
+                dist.recv(_as_bytes(part), src=source)
+            gathered.append(part)
+        return gathered
+
+    def broadcast(self, number: int) -> int:
+        import torch
+        import torch.distributed as dist
+
+        tensor = torch.tensor([number], dtype=torch.int64)
+        dist.broadcast(tensor, src=0)
+        return int(tensor)
+
+
+def _as_bytes(array: np.ndarray):
+    import torch
+
+    return torch.from_numpy(array.reshape(-1).view(np.uint8))
+
+
+@contextmanager
+def communicator():
+    """Yield the Comm of this process: TorchComm under torchrun with several ranks, else Comm."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Comm()
+        return
+    import torch.distributed as dist
+
+    comm = TorchComm()
+    try:
+        yield comm
+    finally:
+        dist.destroy_process_group()
+
+
+def pick_device() -> str:
+    """Return the device of this rank: its own GPU if there is one for each local rank, else "cpu"."""
+    import torch
+
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available() and local_rank < torch.cuda.device_count():
+        return f"cuda:{local_rank}"
+    return "cpu"
+
+
+def share_cpu_threads() -> None:
+    """Divide the threads that this job was given among its local ranks."""
+    import torch
+
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    given = int(os.environ.get("TROVE_STEPS_THREADS") or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(max(1, given // local_world))

@@ -1,0 +1,67 @@
+"""What encode_corpus and encode_queries share: the command line around `trove_steps.encoding`."""
+
+from pathlib import Path
+
+from trove_steps.arguments import (
+    add_model_arguments,
+    given_model_options,
+    step_parser,
+)
+from trove_steps.distributed import communicator
+from trove_steps.encoding import Job, run
+from trove_steps.model_settings import resolve_settings
+
+
+def encode(role: str, module: str, path_option: str, description: str) -> None:
+    """Parse the command line of an encode step and run it; `role` is "corpus" or "queries"."""
+    parser = step_parser(module, description)
+    parser.add_argument(
+        path_option,
+        nargs="+",
+        type=Path,
+        required=True,
+        dest="paths",
+        metavar="FILE",
+        help="the files of the collection, in order",
+    )
+    parser.add_argument(
+        "--sha256",
+        nargs="+",
+        metavar="DIGEST",
+        help="the SHA-256 that the files must have; computed if not given",
+    )
+    add_model_arguments(parser, role)
+    parser.add_argument(
+        "--encoding-cache-dir", type=Path, default=Path("cache"), help="where vectors are kept"
+    )
+    parser.add_argument(
+        "--per-device-eval-batch-size",
+        type=int,
+        default=64,
+        help="most texts in one forward pass; changes speed and memory only",
+    )
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="refuse to run unless this is the manifest that these inputs get",
+    )
+    parser.add_argument(
+        "--name", default="", metavar="NAME", help="what messages call the model (default: its path)"
+    )
+    arguments = parser.parse_args()
+    folder = Path(arguments.model_name_or_path)
+    name = arguments.name or str(folder)
+    job = Job(
+        role=role,
+        paths=arguments.paths,
+        digests=arguments.sha256,
+        model_folder=folder,
+        model_name=name,
+        settings=resolve_settings(folder, given_model_options(arguments, role), name),
+        cache_dir=arguments.encoding_cache_dir,
+        batch_size=arguments.per_device_eval_batch_size,
+        expected_manifest=arguments.manifest,
+    )
+    with communicator() as comm:
+        run(job, comm)

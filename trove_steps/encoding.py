@@ -1,0 +1,330 @@
+"""Encoding a collection: only strings that the store does not hold yet go through the model.
+
+Rank 0 reads the files, names every text by its key and writes the texts that have no vector yet to a
+work file, longest first. All ranks then claim portions of it, encode them and add them to the store as
+shards, each a portion of about CLAIM_SECONDS of work: that is what a kill can lose. When all is done,
+rank 0 writes the rows table and the manifest.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from trove_steps.arguments import shown_path
+from trove_steps.data import check_unique_ids, format_text, read_records
+from trove_steps.distributed import Comm, pick_device, share_cpu_threads
+from trove_steps.errors import TroveStepsError
+from trove_steps.fingerprint import Fingerprints, check_unchanged
+from trove_steps.keys import (
+    TEXT_KEY_BYTES,
+    encoder_recipe,
+    recipe_key,
+    text_key,
+    texts_recipe,
+)
+from trove_steps.model_settings import ModelSettings, relevant_files
+from trove_steps.store import Shard, Store, manifest_path, write_collection
+
+CLAIM_SECONDS = 20.0
+FIRST_CLAIM_CHARACTERS = 100_000
+WORK_FILE_LIFE = 24 * 3600  # seconds after which a killed job's work file is taken for a leftover
+
+
+@dataclass(frozen=True)
+class Job:
+    """One collection to be encoded by one model.
+
+    `role` is "corpus" or "queries"; `paths` are its files in order; `digests`, if given, are the
+    SHA-256 that they must have.
+    """
+
+    role: str
+    paths: list[Path]
+    digests: list[str] | None
+    model_folder: Path
+    model_name: str
+    settings: ModelSettings
+    cache_dir: Path
+    batch_size: int
+    expected_manifest: Path | None = None
+
+    @property
+    def encoder_role(self) -> str:
+        return "passage" if self.role == "corpus" else "query"
+
+    @property
+    def template(self) -> str:
+        return self.settings.passage_format if self.role == "corpus" else self.settings.query_format
+
+
+@dataclass
+class Record:
+    """What an encode job did; seconds are of the rank that took longest for them."""
+
+    rows: int = 0
+    reused: int = 0
+    encoded: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    truncated_texts: int = 0
+    truncated_tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def line(self, role: str) -> str:
+        """Return the one line that a person reads."""
+        text = f"encode {role}: {self.rows:,} texts, {self.reused:,} reused, {self.encoded:,} encoded"
+        if self.encoded:
+            forward = self.seconds.get("total", 0.0) or 1e-9
+            padding = 1 - self.tokens / max(1, self.padded_tokens)
+            text += (
+                f" · {self.tokens:,} tokens, {self.tokens / forward:,.0f} tokens/s, "
+                f"{padding:.1%} padding, {self.truncated_texts:,} texts truncated"
+            )
+        return text + f" · {self.seconds.get('total', 0):.1f} s"
+
+
+def run(job: Job, comm: Comm) -> None:
+    """Encode a collection and write its manifest. Every rank calls this."""
+    started = time.perf_counter()
+    recipe = _encoder_recipe(job)
+    store = Store(job.cache_dir, recipe_key(recipe))
+    record = Record()
+    work, collection = None, None
+    if comm.rank == 0:
+        collection = _read_collection(job, store, record)
+        work = collection.pop("work")
+    pending = comm.broadcast(0 if work is None else len(work))
+    if pending:
+        work_path = _share_work(store, work, comm)
+        try:
+            _encode_pending(job, recipe, store, work_path, comm, record)
+            comm.barrier()
+        finally:
+            if comm.rank == 0:
+                work_path.unlink(missing_ok=True)
+        _add_up(record, comm)
+    if comm.rank != 0:
+        return
+    store.write_recipe(recipe)
+    index = store.index()
+    collection["shards"], collection["rows"] = index.find(collection["keys"])
+    collection["names"] = index.names
+    lost = int((collection["shards"] < 0).sum())
+    if lost:
+        raise TroveStepsError(
+            f"{lost} of {len(collection['keys'])} vectors are not in the store {store.directory} after "
+            "encoding: was it deleted or damaged meanwhile? Run again; what is there is kept"
+        )
+    collection["dim"] = _dimension(store, index)
+    digests = collection.pop("digests")
+    texts = texts_recipe(job.role, digests, job.template)
+    manifest = write_collection(store, job.role, recipe_key(texts), collection, texts)
+    record.seconds["total"] = time.perf_counter() - started
+    _report(job, record, manifest)
+
+
+def _encoder_recipe(job: Job) -> dict:
+    names = relevant_files(job.model_folder)
+    files = Fingerprints(job.cache_dir).files(job.model_folder, names)
+    return encoder_recipe(files, job.settings.encoder_recipe(job.encoder_role))
+
+
+def _read_collection(job: Job, store: Store, record: Record) -> dict:
+    """Read all files: ids, keys, and a table of the texts that the store does not hold."""
+    started = time.perf_counter()
+    fingerprints = Fingerprints(job.cache_dir)
+    digests = job.digests or [fingerprints.file(path) for path in job.paths]
+    _check_expected(job, store, digests)
+    index = store.index()
+    ids, keys, sources = [], [], []
+    pending_ids, pending_keys, pending_texts = [], [], []
+    for path, digest in zip(job.paths, digests, strict=True):
+        for batch in read_records(path, shown_as=shown_path(path), digest=digest):
+            texts = [
+                format_text(job.template, title, text)
+                for title, text in zip(batch.titles, batch.texts, strict=True)
+            ]
+            block = b"".join(map(text_key, texts))
+            block = np.frombuffer(block, np.uint8).reshape(-1, TEXT_KEY_BYTES)
+            ids.append(pa.array(batch.ids, pa.string()))
+            keys.append(block)
+            for number in np.flatnonzero(index.find(block)[0] < 0):
+                pending_ids.append(batch.ids[number])
+                pending_texts.append(texts[number])
+                pending_keys.append(block[number])
+        sources.append((shown_path(path), sum(map(len, ids))))
+    all_ids = pa.chunked_array(ids, pa.string())
+    check_unique_ids(all_ids, sources)
+    record.rows = len(all_ids)
+    record.seconds["read"] = time.perf_counter() - started
+    work = _work_table(pending_ids, pending_keys, pending_texts)
+    record.encoded = len(work)
+    record.reused = record.rows - len(work)
+    return {
+        "ids": all_ids,
+        "keys": np.concatenate(keys) if keys else np.empty((0, TEXT_KEY_BYTES), np.uint8),
+        "digests": digests,
+        "work": work,
+    }
+
+
+def _check_expected(job: Job, store: Store, digests: list[str]) -> None:
+    texts = recipe_key(texts_recipe(job.role, digests, job.template))
+    computed = manifest_path(job.cache_dir, store.encoder, job.role, texts)
+    if job.expected_manifest and Path(job.expected_manifest) != computed:
+        raise TroveStepsError(
+            f"these inputs belong to {computed}, not to {job.expected_manifest}: a file of the model or "
+            "the data changed since this run was planned; start the workflow again"
+        )
+
+
+def _work_table(ids: list[str], keys: list[np.ndarray], texts: list[str]) -> pa.Table:
+    """Return the texts to encode, each string once, longest first: id, key, text, characters."""
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    order = np.arange(0)
+    if texts:
+        block = np.stack(keys)
+        _, first = np.unique(block.view(f"V{TEXT_KEY_BYTES}").reshape(-1), return_index=True)
+        order = first[np.lexsort((first, -lengths[first]))]
+    chosen = [texts[number] for number in order]
+    return pa.table(
+        {
+            "id": pa.array([ids[number] for number in order], pa.string()),
+            "key": pa.array([keys[number].tobytes() for number in order], pa.binary(TEXT_KEY_BYTES)),
+            "text": pa.array(chosen, pa.large_string()),
+            "characters": pa.array(lengths[order], pa.int64()),
+        }
+    )
+
+
+def _share_work(store: Store, work: pa.Table | None, comm: Comm) -> Path:
+    """Put the texts to encode where every rank can map them; return the file."""
+    folder = store.directory / "work"
+    if comm.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("*.arrow"):
+            if time.time() - old.stat().st_mtime > WORK_FILE_LIFE:
+                old.unlink(missing_ok=True)
+        number = uuid.uuid4().int >> 65
+    number = comm.broadcast(number if comm.rank == 0 else 0)
+    path = folder / f"{number:016x}.arrow"
+    if comm.rank == 0:
+        with pa.ipc.new_file(str(path), work.schema) as writer:
+            writer.write_table(work.combine_chunks())
+    comm.barrier()
+    return path
+
+
+def _encode_pending(
+    job: Job, recipe: dict, store: Store, path: Path, comm: Comm, record: Record
+) -> None:
+    """Claim portions of the work file until none is left; each becomes a shard."""
+    from tqdm import tqdm
+
+    from trove_steps.encoder import Encoder
+
+    work = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    characters = work["characters"].to_numpy()
+    share_cpu_threads()
+    max_len = job.settings.encoder_recipe(job.encoder_role)["max_len"]
+    loading = time.perf_counter()
+    encoder = Encoder(job.model_folder, job.settings, max_len, pick_device())
+    if comm.rank == 0:
+        for name, digest in recipe["model_files"].items():
+            check_unchanged(job.model_folder / name, digest)
+    record.seconds["load"] = time.perf_counter() - loading
+    units = _units(characters)
+    bar = tqdm(
+        total=len(work),
+        unit=" texts",
+        desc=f"encode {job.role}",
+        disable=comm.rank != 0,
+        mininterval=5,
+        file=sys.stderr,
+    )
+    amount = 1
+    while True:
+        first = comm.claim("portions", amount)
+        if first >= len(units) - 1:
+            break
+        start, end = units[first], units[min(first + amount, len(units) - 1)]
+        began = time.perf_counter()
+        _encode_portion(encoder, store, work.slice(start, end - start), job, record)
+        seconds = time.perf_counter() - began
+        amount = _next_amount(amount, seconds, len(units) - 1 - first, comm.world)
+        bar.update(end - start)
+    bar.close()
+
+
+def _units(characters: np.ndarray) -> np.ndarray:
+    """Cut the work into units of about FIRST_CLAIM_CHARACTERS characters; return their bounds."""
+    portion = np.cumsum(np.maximum(characters, 1)) // FIRST_CLAIM_CHARACTERS
+    return np.concatenate([[0], np.flatnonzero(np.diff(portion)) + 1, [len(characters)]])
+
+
+def _next_amount(amount: int, seconds: float, left: int, world: int) -> int:
+    """Return how many units to claim next: CLAIM_SECONDS of work, less towards the end, so that
+    ranks of unlike speed finish together."""
+    wanted = amount * CLAIM_SECONDS / max(seconds, 1e-3)
+    fair = math.ceil(left / (2 * world))
+    return max(1, min(int(wanted), 4 * amount, fair))
+
+
+def _encode_portion(encoder, store: Store, part: pa.Table, job: Job, record: Record) -> None:
+    encoded = encoder.encode(part["text"].to_pylist(), batch_size=job.batch_size)
+    bad = np.flatnonzero(~np.isfinite(encoded.vectors).all(axis=1))
+    if len(bad):
+        raise TroveStepsError(
+            f"the vector of '{part['id'][int(bad[0])].as_py()}' (models.{job.model_name}) holds NaN or "
+            f"infinity, as do {len(bad) - 1} more here: the model overflows"
+            + ("" if job.settings.torch_dtype == "float32" else "; try torch_dtype: float32")
+        )
+    started = time.perf_counter()
+    keys = np.frombuffer(b"".join(part["key"].to_pylist()), np.uint8).reshape(-1, TEXT_KEY_BYTES)
+    store.write(keys, encoded.vectors)
+    for name in ("tokens", "padded_tokens", "truncated_texts", "truncated_tokens"):
+        setattr(record, name, getattr(record, name) + getattr(encoded, name))
+    spent = {**encoded.seconds, "write": time.perf_counter() - started}
+    for phase, seconds in spent.items():
+        record.seconds[phase] = record.seconds.get(phase, 0.0) + seconds
+
+
+def _add_up(record: Record, comm: Comm) -> None:
+    """Bring the counts of all ranks together on rank 0."""
+    counts = ("tokens", "padded_tokens", "truncated_texts", "truncated_tokens")
+    mine = np.array([[getattr(record, name) for name in counts]], np.int64)
+    phases = ("load", "tokenize", "forward", "write")
+    seconds = np.array([[record.seconds.get(phase, 0.0) for phase in phases]])
+    all_counts, all_seconds = comm.gather(mine), comm.gather(seconds)
+    if comm.rank == 0:
+        for name, total in zip(counts, np.concatenate(all_counts).sum(0), strict=True):
+            setattr(record, name, int(total))
+        for phase, longest in zip(phases, np.concatenate(all_seconds).max(0), strict=True):
+            record.seconds[phase] = float(longest)
+
+
+def _dimension(store: Store, index) -> int:
+    return Shard(store.shard_path(index.names[0])).dim if index.names else 0
+
+
+def _report(job: Job, record: Record, manifest: Path) -> None:
+    line = record.line(job.role)
+    print(line, file=sys.stderr)
+    print(line, flush=True)
+    written = {
+        **{k: v for k, v in vars(record).items() if k != "seconds"},
+        "seconds": {name: round(value, 3) for name, value in record.seconds.items()},
+        "manifest": manifest.name,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+    with open(manifest.parent / "records.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(written) + "\n")

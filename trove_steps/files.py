@@ -1,0 +1,66 @@
+"""Writing files that are whole or absent, also after a kill or a power cut."""
+
+import contextlib
+import errno
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from trove_steps.errors import TroveStepsError
+
+
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it to the disk and rename it to `path`.
+
+    Readers see the old file or the new one, never a part. A full disk is reported as TroveStepsError.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TroveStepsError(
+                f"the disk of {path.parent} is full: free some space and start again; "
+                "what was finished is kept"
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value) -> None:
+    """Write a JSON file atomically, sorted and indented, the same bytes for the same value."""
+    with written_atomically(path) as temporary:
+        temporary.write_text(
+            json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
+            encoding="utf-8",
+        )
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON file that a step wrote; a damaged one is reported with what to do."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TroveStepsError(f"{path} is missing: run the step that makes it first") from None
+    except ValueError as error:
+        raise TroveStepsError(
+            f"{path} is damaged ({error}): delete it and run again; only this file is made anew"
+        ) from None

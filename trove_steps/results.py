@@ -1,0 +1,43 @@
+"""Records of what lies in the results folder: written last, named by key, checked before they count.
+
+The files beside a record have names for people (`metrics.json`), which say nothing about what they
+were computed from. The record `.evaluate/{key}.json` does: it lists the files with sizes and digests,
+and a step removes the records of its predecessors before it replaces their files.
+"""
+
+import os
+from pathlib import Path
+
+from trove_steps.errors import TroveStepsError
+from trove_steps.files import read_json, write_json
+from trove_steps.fingerprint import hash_file
+
+
+def drop_records(record: Path) -> None:
+    """Remove every record beside `record`: the files that they speak of are about to be replaced."""
+    if record.parent.is_dir():
+        for old in record.parent.glob("*.json"):
+            old.unlink(missing_ok=True)
+
+
+def write_record(record: Path, files: list[Path], **content) -> None:
+    """Say that `files` are complete and what they were computed from."""
+    base = record.parent.parent
+    listed = {
+        os.path.relpath(path, base): {"size": path.stat().st_size, "sha256": hash_file(path)}
+        for path in files
+    }
+    write_json(record, {**content, "files": listed})
+
+
+def is_complete(record: Path) -> bool:
+    """Tell whether the files of a record still exist with the sizes that it names, and it says it is final."""
+    try:
+        content = read_json(record)
+        base = record.parent.parent
+        return content.get("final", True) and all(
+            (base / name).stat().st_size == entry["size"]
+            for name, entry in content["files"].items()
+        )
+    except (TroveStepsError, OSError, KeyError):
+        return False

@@ -1,0 +1,108 @@
+"""Step: score a ranking against relevance judgments.
+
+Writes metrics.json (names as pytrec_eval's: ndcg_cut_10, map_cut_100, recall_100, P_10, mrr_cut_10, and
+counts), per_query.parquet and run.trec.gz, which trec_eval scores to the same figures. Queries without
+judgments are counted and left out; judged queries without results count as 0.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from trove_steps.arguments import run_step, shown_path, step_parser
+from trove_steps.data import read_qrels
+from trove_steps.distributed import Comm, communicator
+from trove_steps.files import read_json, write_json, written_atomically
+from trove_steps.metrics import evaluate
+from trove_steps.ranking import write_trec
+from trove_steps.results import drop_records, write_record
+from trove_steps.search import read_ranking
+
+
+def run(arguments, comm: Comm) -> None:
+    """Score on rank 0; the other ranks have nothing to do."""
+    if comm.rank != 0:
+        return
+    import pyarrow.parquet as pq
+
+    started = time.perf_counter()
+    ranking = read_ranking(arguments.search, arguments.encoding_cache_dir).head(arguments.depth)
+    qrels = read_qrels(
+        arguments.qrel_path,
+        shown_as=[shown_path(path) for path in arguments.qrel_path],
+        digests=arguments.sha256,
+    )
+    evaluation = evaluate(
+        ranking,
+        qrels,
+        arguments.ir_metrics_k_values,
+        arguments.ir_metrics_relevance_threshold,
+    )
+    folder = arguments.record.parent.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics, per_query, trec = (
+        folder / name for name in ("metrics.json", "per_query.parquet", "run.trec.gz")
+    )
+    drop_records(arguments.record)
+    write_json(metrics, {**evaluation.metrics, **evaluation.counts})
+    with written_atomically(per_query) as temporary:
+        pq.write_table(evaluation.per_query, temporary)
+    write_trec(trec, ranking, tag=arguments.name.rpartition("/")[2])
+    write_record(
+        arguments.record,
+        [metrics, per_query, trec],
+        cell=arguments.name,
+        search=read_json(arguments.search)["recipe"],
+        qrels=arguments.sha256,
+        depth=arguments.depth,
+        k_values=arguments.ir_metrics_k_values,
+        relevance_threshold=arguments.ir_metrics_relevance_threshold,
+    )
+    shown = [name for name in ("ndcg_cut_10", "recall_100") if name in evaluation.metrics]
+    shown = shown or list(evaluation.metrics)[:1]
+    figures = ", ".join(f"{name} {evaluation.metrics[name]:.5f}" for name in shown)
+    line = (
+        f"score {arguments.name}: {figures} over {evaluation.counts['num_judged']:,} queries · "
+        f"{time.perf_counter() - started:.1f} s"
+    )
+    print(line, file=sys.stderr)
+    print(line, flush=True)
+
+
+def main() -> None:
+    parser = step_parser("score", __doc__)
+    parser.add_argument(
+        "--search", type=Path, required=True, metavar="FILE", help="manifest of the search"
+    )
+    parser.add_argument(
+        "--qrel-path", nargs="+", type=Path, required=True, metavar="FILE", help="the judgments"
+    )
+    parser.add_argument(
+        "--sha256", nargs="+", metavar="DIGEST", help="the SHA-256 that the judgments must have"
+    )
+    parser.add_argument(
+        "--encoding-cache-dir", type=Path, default=Path("cache"), help="where the search was made"
+    )
+    parser.add_argument("--ir-metrics-k-values", nargs="+", type=int, default=[1, 3, 5, 10, 100])
+    parser.add_argument(
+        "--ir-metrics-relevance-threshold",
+        type=int,
+        default=1,
+        help="labels from here up are relevant for all metrics but nDCG",
+    )
+    parser.add_argument("--depth", type=int, default=100, help="documents per query that count")
+    parser.add_argument("--name", default="run", help="data set/model, for people")
+    parser.add_argument(
+        "--record",
+        type=Path,
+        required=True,
+        metavar="FOLDER/.evaluate/NAME.json",
+        help="written last; the results go to FOLDER",
+    )
+    arguments = parser.parse_args()
+    with communicator() as comm:
+        run(arguments, comm)
+
+
+if __name__ == "__main__":
+    run_step(main)

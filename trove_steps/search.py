@@ -1,0 +1,215 @@
+"""Step: the best documents of every query, by exhaustive and exact search over cached vectors.
+
+Writes {output}.json (a manifest) and beside it the ranking as Arrow IPC: query and document numbers
+(rows of the collections' tables) and float64 scores, by query, then score descending, then document id
+descending. The bytes do not depend on the number of processes, on batch sizes or on the device.
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trove_steps.arguments import run_step, step_parser
+from trove_steps.distributed import Comm, communicator, pick_device, share_cpu_threads
+from trove_steps.errors import TroveStepsError
+from trove_steps.files import read_json, write_json, written_atomically
+from trove_steps.fingerprint import hash_file
+from trove_steps.keys import recipe_key, search_recipe
+from trove_steps.ranking import Ranking
+from trove_steps.store import Vectors, manifest_path
+from trove_steps.topk import search
+
+QUERIES_PER_BATCH = 1000  # of the file; fixed, so that its bytes don't depend on tile sizes
+SCHEMA = pa.schema([("query", pa.int32()), ("document", pa.int64()), ("score", pa.float64())])
+
+
+def write_ranking(path: Path, tiles: Iterable, queries: int) -> int:
+    """Write tiles of results as they come, in batches of a fixed number of queries; return the rows."""
+    rows = 0
+    with pa.ipc.new_file(str(path), SCHEMA) as writer:
+        for batch in _batches(tiles, queries):
+            writer.write_batch(batch)
+            rows += len(batch)
+    return rows
+
+
+def _batches(tiles: Iterable, queries: int) -> Iterator[pa.RecordBatch]:
+    held: list[pa.Table] = []
+    next_bound = QUERIES_PER_BATCH
+    for tile in tiles:
+        numbers = np.arange(tile.first, tile.first + len(tile.offsets) - 1, dtype=np.int32)
+        columns = [np.repeat(numbers, np.diff(tile.offsets)), tile.docs, tile.scores]
+        held.append(pa.table(columns, schema=SCHEMA))
+        while tile.first + len(tile.offsets) - 1 >= next_bound:
+            together = pa.concat_tables(held)
+            inside = pc.less(together["query"], next_bound)
+            yield _one_batch(together.filter(inside))
+            held = [together.filter(pc.invert(inside))]
+            next_bound += QUERIES_PER_BATCH
+    if next_bound - QUERIES_PER_BATCH < queries:
+        yield _one_batch(pa.concat_tables(held))
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=SCHEMA)
+
+
+def read_ranking(manifest: Path, cache_dir: Path) -> Ranking:
+    """Load what a search found, with the ids of its queries and documents."""
+    described = read_json(manifest)
+    path = Path(manifest).with_suffix(".arrow")
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise TroveStepsError(
+            f"{path} can't be read ({error}): delete {manifest} and run again"
+        ) from None
+    recipe = described["recipe"]
+    queries, documents = (
+        Vectors(manifest_path(cache_dir, recipe[side]["encoder"], side, recipe[side]["texts"])).ids
+        for side in ("queries", "corpus")
+    )
+    counts = np.bincount(table["query"].to_numpy(), minlength=len(queries))
+    return Ranking(
+        query_ids=queries,
+        doc_ids=documents,
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        docs=table["document"].to_numpy(),
+        scores=table["score"].to_numpy(),
+    )
+
+
+class Normalised:
+    """Vectors scaled to length 1, for cosine similarity."""
+
+    def __init__(self, vectors: Vectors):
+        self._vectors = vectors
+        self.dim, self.ids, self.order = vectors.dim, vectors.ids, vectors.order
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def take(self, texts: np.ndarray) -> np.ndarray:
+        """Return float32[m, dim]; a vector of zeros stays as it is."""
+        vectors = self._vectors.take(texts).astype(np.float64)
+        lengths = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
+        return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
+
+
+def identical_ids(queries: Vectors, documents: Vectors) -> np.ndarray:
+    """Return int64[Q]: the number of the document that has a query's own id, -1 for none."""
+    found = pc.index_in(queries.ids, value_set=documents.ids.combine_chunks())
+    return found.fill_null(-1).to_numpy().astype(np.int64)
+
+
+def run(arguments, comm: Comm) -> None:
+    """Search, and on rank 0 write the ranking and its manifest."""
+    started = time.perf_counter()
+    queries = Vectors(arguments.query_embeddings)
+    documents = Vectors(arguments.corpus_embeddings)
+    recipe = search_recipe(
+        {key: queries.manifest[key] for key in ("encoder", "texts")},
+        {key: documents.manifest[key] for key in ("encoder", "texts")},
+        arguments.similarity,
+        arguments.exclude_identical_ids,
+    )
+    _check_expected(arguments.output, recipe)
+    share_cpu_threads()
+    exclude = identical_ids(queries, documents) if arguments.exclude_identical_ids else None
+    if arguments.similarity == "cosine":
+        searched = Normalised(queries), Normalised(documents)
+    else:
+        searched = queries, documents
+    tiles = search(
+        *searched,
+        arguments.depth,
+        block_rows=arguments.per_device_matmul_batch_size,
+        device=pick_device(),
+        comm=comm,
+        exclude=exclude,
+        progress=_progress(len(queries) * len(documents), comm),
+    )
+    if comm.rank != 0:
+        for _ in tiles:
+            pass
+        return
+    path = arguments.output.with_suffix(".arrow")
+    with written_atomically(path) as temporary:
+        rows = write_ranking(temporary, tiles, len(queries))
+    write_json(
+        arguments.output,
+        {
+            "recipe": recipe,
+            "depth": arguments.depth,
+            "queries": len(queries),
+            "documents": len(documents),
+            "rows": rows,
+            "arrow_sha256": hash_file(path),
+        },
+    )
+    line = (
+        f"search: {len(queries):,} queries × {len(documents):,} documents, depth "
+        f"{arguments.depth} · {time.perf_counter() - started:.1f} s"
+    )
+    print(line, file=sys.stderr)
+    print(line, flush=True)
+
+
+def _check_expected(output: Path, recipe: dict) -> None:
+    if output.parent.parent.name == "searches" and output.parent.name != recipe_key(recipe):
+        raise TroveStepsError(
+            f"these embeddings belong to the search {recipe_key(recipe)}, not to {output}: start the "
+            "workflow again"
+        )
+
+
+def _progress(total: int, comm: Comm):
+    from tqdm import tqdm
+
+    bar = tqdm(
+        total=total,
+        unit=" scores",
+        unit_scale=True,
+        desc="search",
+        disable=comm.rank != 0,
+        mininterval=5,
+        file=sys.stderr,
+    )
+    return lambda done: bar.update(done - bar.n)
+
+
+def main() -> None:
+    parser = step_parser("search", __doc__)
+    for option, what in (("--query-embeddings", "queries"), ("--corpus-embeddings", "documents")):
+        parser.add_argument(
+            option, type=Path, required=True, metavar="FILE", help=f"manifest of the encoded {what}"
+        )
+    parser.add_argument("--depth", type=int, required=True, help="documents kept for each query")
+    parser.add_argument("--similarity", choices=["dot", "cosine"], default="dot")
+    parser.add_argument(
+        "--exclude-identical-ids",
+        action="store_true",
+        help="a query never retrieves the document that has its own id",
+    )
+    parser.add_argument(
+        "--per-device-matmul-batch-size",
+        type=int,
+        default=None,
+        help="documents scored at once; changes speed and memory only",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="the manifest to be written"
+    )
+    arguments = parser.parse_args()
+    with communicator() as comm:
+        run(arguments, comm)
+
+
+if __name__ == "__main__":
+    run_step(main)

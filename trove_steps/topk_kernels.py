@@ -1,0 +1,277 @@
+"""Compiled inner loops of the search (numba). `trove_steps.topk` works without them, slower.
+
+The kernels release the interpreter's lock, so that threads run them side by side. Whatever reaches
+a result uses no fast-math: the same IEEE operations in the same order on every machine.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+# Norms are only ever used with slack, so the order of their additions is free.
+ANY_ORDER = {"reassoc", "nsz", "contract"}
+
+
+def _compile(function, fastmath=False):
+    """Compile on first use, and keep the code on disk where some folder lets us."""
+    try:
+        return njit(nogil=True, cache=True, fastmath=fastmath)(function)
+    except RuntimeError:  # no writable folder for the cache
+        return njit(nogil=True, fastmath=fastmath)(function)
+
+
+@_compile
+def _kth_largest(values, n, k):
+    """The k-th largest of values[:n] (k from 1), by quickselect; reorders `values`."""
+    low, high, target = 0, n - 1, k - 1
+    while low < high:
+        # The median of three keeps sorted and constant input linear.
+        a, b, c = values[low], values[(low + high) // 2], values[high]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = low, high
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if target <= j:
+            high = j
+        elif target >= i:
+            low = i
+        else:
+            break
+    return values[target]
+
+
+@_compile
+def _prune(low, high, place, n, k, floor, scratch):
+    """Raise the floor to the k-th largest `low` and drop what cannot reach it."""
+    if n >= k:
+        scratch[:n] = low[:n]
+        floor = max(floor, _kth_largest(scratch, n, k))
+    kept = 0
+    for j in range(n):
+        if high[j] >= floor:
+            low[kept], high[kept], place[kept] = low[j], high[j], place[j]
+            kept += 1
+    return kept, floor
+
+
+@_compile
+def offer(scores, first, error, k, limit, low, high, place, fill, floor, lost):
+    """Append every score that could reach the running k-th; see `topk._Candidates.offer`."""
+    capacity = low.shape[1]
+    scratch = np.empty(capacity, np.float32)
+    columns = scores.shape[1]
+    for i in range(scores.shape[0]):
+        e = error[i]
+        if lost[i] or not e < np.inf:
+            lost[i] = True
+            continue
+        row, n = scores[i], fill[i]
+        threshold = floor[i] - e
+        for start in range(0, columns, 64):
+            stop = min(start + 64, columns)
+            hits = 0
+            for j in range(start, stop):  # counted first: this loop becomes vector code
+                hits += row[j] >= threshold
+            if hits == 0:
+                continue
+            for j in range(start, stop):
+                if row[j] < threshold:
+                    continue
+                if n == capacity:
+                    n, floor[i] = _prune(low[i], high[i], place[i], n, k, floor[i], scratch)
+                    threshold = floor[i] - e
+                    if n > limit:
+                        lost[i] = True
+                        break
+                    if row[j] < threshold:
+                        continue
+                low[i, n], high[i, n], place[i, n] = row[j] - e, row[j] + e, first + j
+                n += 1
+            if lost[i]:
+                break
+        fill[i] = n
+
+
+@_compile
+def settle(k, low, high, place, fill, floor):
+    """Prune every query once more, with the k-th of all that was offered."""
+    scratch = np.empty(low.shape[1], np.float32)
+    for i in range(low.shape[0]):
+        fill[i], floor[i] = _prune(low[i], high[i], place[i], fill[i], k, floor[i], scratch)
+
+
+@_compile
+def _width(dim):
+    """The number of float64 that `_tree_dot` needs as scratch."""
+    width = 2
+    while width < dim:
+        width *= 2
+    return width // 2
+
+
+@_compile
+def _tree_dot(q, d, sums):
+    """The product of two vectors, added as `topk.rescore` does: halves of the padded width."""
+    dim, half = q.shape[0], sums.shape[0]
+    for j in range(min(half, dim)):
+        sums[j] = np.float64(q[j]) * np.float64(d[j])
+    for j in range(dim, half):  # only where dim is 1
+        sums[j] = 0.0
+    for j in range(dim - half):
+        sums[j] += np.float64(q[half + j]) * np.float64(d[half + j])
+    while half > 1:
+        half //= 2
+        for j in range(half):
+            sums[j] += sums[half + j]
+    return sums[0] + 0.0
+
+
+@_compile
+def rescore_pairs(queries, documents, query_of, document_of, out):
+    """out[p] = exact score of queries[query_of[p]] and documents[document_of[p]]."""
+    sums = np.empty(_width(queries.shape[1]), np.float64)
+    for p in range(query_of.shape[0]):
+        out[p] = _tree_dot(queries[query_of[p]], documents[document_of[p]], sums)
+
+
+@_compile
+def rescore_all(queries, documents, out):
+    """out[i, j] = exact score of queries[i] and documents[j]."""
+    sums = np.empty(_width(queries.shape[1]), np.float64)
+    for i in range(queries.shape[0]):
+        for j in range(documents.shape[0]):
+            out[i, j] = _tree_dot(queries[i], documents[j], sums)
+
+
+@_compile
+def _extremes(vectors, smallest, largest):
+    for i in range(vectors.shape[0]):
+        for j in range(vectors.shape[1]):
+            x = vectors[i, j]
+            smallest[j] = x if x < smallest[j] else smallest[j]
+            largest[j] = x if x > largest[j] else largest[j]
+
+
+def extremes(vectors):
+    """(float32[d], float32[d]): the smallest and largest value of every dimension."""
+    smallest, largest = vectors[0].copy(), vectors[0].copy()
+    _extremes(vectors, smallest, largest)
+    return smallest, largest
+
+
+def _encode(vectors, centre, step, codes, size, residue):
+    """codes = round((vectors - centre) / step) in int8, with the norms of codes and residues.
+
+    vectors = centre + step * codes + r. size[i] = |codes[i]|, residue[i] = |r[i]|.
+    """
+    inverse = np.empty_like(step)
+    for j in range(step.shape[0]):
+        inverse[j] = 1 / step[j] if step[j] > 1e-30 else np.float32(0)  # 1/x must stay finite
+    for i in range(vectors.shape[0]):
+        squares, left = np.float32(0), np.float32(0)
+        for j in range(vectors.shape[1]):
+            x = vectors[i, j] - centre[j]
+            code = np.rint(x * inverse[j])
+            code = min(max(code, np.float32(-127)), np.float32(127))
+            r = x - code * step[j]
+            codes[i, j] = np.int8(code)
+            squares += code * code
+            left += r * r
+        size[i], residue[i] = np.sqrt(squares), np.sqrt(left)
+
+
+encode = _compile(_encode, ANY_ORDER)
+
+
+@_compile
+def encode_queries(queries, centre, step, codes, unit, shift, rest, norm):
+    """Write queries[i] * step as unit[i] * codes[i] + h[i].
+
+    shift[i] = queries[i] · centre, rest[i] = |h[i]|, norm[i] = |queries[i]|.
+    """
+    dim = queries.shape[1]
+    for i in range(queries.shape[0]):
+        largest, along, squares = 0.0, 0.0, 0.0
+        for j in range(dim):
+            x = np.float64(queries[i, j])
+            largest = max(largest, abs(x * step[j]))
+            along += x * centre[j]
+            squares += x * x
+        unit[i] = largest / 127 if largest > 0 else 1.0
+        left = 0.0
+        for j in range(dim):
+            x = np.float64(queries[i, j]) * step[j]
+            code = np.rint(x / unit[i])
+            codes[i, j] = np.int8(code)
+            h = x - code * unit[i]
+            left += h * h
+        shift[i], rest[i], norm[i] = along, np.sqrt(left), np.sqrt(squares)
+
+
+@_compile
+def offer_codes(
+    products, unit, shift, error, queries, documents, first, budget,
+    k, limit, low, high, place, fill, floor, lost,
+):  # fmt: skip
+    """Like `offer` for integer products of codes; every hit is scored exactly at once.
+
+    The exact score is within error[i] of unit[i] * products[i, j] + shift[i]. Stops after the query
+    that exceeds `budget` hits in all; returns the number of queries done.
+    """
+    capacity = low.shape[1]
+    scratch = np.empty(capacity, np.float32)
+    sums = np.empty(_width(queries.shape[1]), np.float64)
+    columns = products.shape[1]
+    for i in range(products.shape[0]):
+        if lost[i]:
+            continue
+        row, n = products[i], fill[i]
+        bar = _bar(floor[i], unit[i], shift[i], error[i])
+        for start in range(0, columns, 64):
+            stop = min(start + 64, columns)
+            hits = 0
+            for j in range(start, stop):
+                hits += row[j] >= bar
+            if hits == 0:
+                continue
+            budget -= hits
+            for j in range(start, stop):
+                if row[j] < bar:
+                    continue
+                if n == capacity:
+                    n, floor[i] = _prune(low[i], high[i], place[i], n, k, floor[i], scratch)
+                    bar = _bar(floor[i], unit[i], shift[i], error[i])
+                    if n > limit:
+                        lost[i] = True
+                        break
+                    if row[j] < bar:
+                        continue
+                score = _tree_dot(queries[i], documents[j], sums)
+                slack = abs(score) * 2.0**-23 + 2.0**-126  # of the rounding to float32
+                if score + slack < floor[i]:
+                    continue
+                low[i, n], high[i, n], place[i, n] = score - slack, score + slack, first + j
+                n += 1
+            if lost[i]:
+                break
+        fill[i] = n
+        if budget < 0:
+            return i + 1
+    return products.shape[0]
+
+
+@_compile
+def _bar(floor, unit, shift, error):
+    """The least integer product whose score may reach the floor, or one less."""
+    bar = np.floor((np.float64(floor) - shift - error) / unit)
+    if not bar > -2147483648.0:  # no floor yet, or no bound
+        return np.int64(-2147483648)
+    return np.int64(min(2147483647.0, bar))

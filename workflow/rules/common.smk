@@ -1,0 +1,64 @@
+# What the rules share. The plan (which artefacts, under which names) is made by trove_steps.plan.
+
+from snakemake.exceptions import WorkflowError
+
+from trove_steps.arguments import model_flags
+from trove_steps.devices import processes
+from trove_steps.errors import TroveStepsError
+from trove_steps.plan import Plan
+from trove_steps.summarise import closing_words
+
+DEMO_FILES = {f"demo/{name}" for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv", "model")}
+
+try:
+    PLAN = Plan(config, produced=DEMO_FILES)
+except TroveStepsError as error:
+    raise WorkflowError(f"{error}")
+
+CACHE, RESULTS = PLAN.cache, PLAN.results
+PROCESSES = processes(PLAN.config["nproc_per_node"])
+
+
+wildcard_constraints:
+    encoder="[0-9a-f]{32}",
+    texts="[0-9a-f]{32}",
+    search="[0-9a-f]{32}",
+    key="[0-9a-f]{32}",
+    depth="[0-9]+",
+    dataset="[^/]+",
+    model="[^/]+",
+
+
+def get_targets(kind):
+    """Return an input function for a method of the plan that lists targets."""
+
+    def targets(wildcards):
+        if PLAN.missing:
+            checkpoints.prepare_demo.get()
+        try:
+            return [ancient(path) for path in getattr(PLAN, kind)()]
+        except TroveStepsError as error:
+            raise WorkflowError(f"{error}")
+
+    return targets
+
+
+def get_cell(wildcards):
+    return PLAN.cells[wildcards.dataset, wildcards.model]
+
+
+def get_encoding(role, wildcards):
+    return PLAN.encodings[role, wildcards.encoder, wildcards.texts]
+
+
+def get_search_manifest(wildcards):
+    return ancient(PLAN.search_manifest(get_cell(wildcards).search))
+
+
+def get_qrels(wildcards):
+    return [ancient(link) for link in get_cell(wildcards).qrel_links]
+
+
+def show_summary():
+    """Print the table of results and where to look."""
+    print(closing_words(PLAN))

@@ -1,0 +1,93 @@
+# Encoding. Input: the files of a collection and the folder of a model, by links named for their
+# content. Output: a manifest of the collection's vectors; the vectors are in shards beside it, which
+# snakemake does not know and so never deletes.
+
+
+def get_encode_inputs(role):
+    def inputs(wildcards):
+        encoding = get_encoding(role, wildcards)
+        return {
+            "texts": [ancient(link) for link in encoding.links],
+            "model": ancient(encoding.model.link),
+        }
+
+    return inputs
+
+
+def get_digests(role):
+    return lambda wildcards: get_encoding(role, wildcards).digests
+
+
+def get_model_flags(role):
+    def flags(wildcards):
+        return model_flags(PLAN.config["models"][get_encoding(role, wildcards).model.name], role)
+
+    return flags
+
+
+rule encode_corpus:
+    """Give every document a vector."""
+    input:
+        unpack(get_encode_inputs("corpus")),
+    output:
+        manifest=CACHE / "embeddings/{encoder}/corpus-{texts}.json",
+    log:
+        "logs/encode_corpus/{encoder}-{texts}.log",
+    benchmark:
+        "logs/encode_corpus/{encoder}-{texts}.benchmark.tsv"
+    threads: workflow.cores
+    resources:
+        processes=PROCESSES,
+        batch_size=PLAN.config["per_device_eval_batch_size"],
+    params:
+        digests=get_digests("corpus"),
+        model=get_model_flags("corpus"),
+        cache=CACHE,
+    shell:
+        "exec python -m trove_steps.torchrun --nproc-per-node {resources.processes}"
+        " -m trove_steps.encode_corpus"
+        " --corpus-path {input.texts:q}"
+        " --sha256 {params.digests}"
+        " --model-name-or-path {input.model:q}"
+        " {params.model:q}"
+        " --per-device-eval-batch-size {resources.batch_size}"
+        " --encoding-cache-dir {params.cache:q}"
+        " --manifest {output.manifest:q}"
+        " 2> {log:q}"
+
+
+rule encode_queries:
+    """Give every query a vector."""
+    input:
+        unpack(get_encode_inputs("queries")),
+    output:
+        manifest=CACHE / "embeddings/{encoder}/queries-{texts}.json",
+    log:
+        "logs/encode_queries/{encoder}-{texts}.log",
+    benchmark:
+        "logs/encode_queries/{encoder}-{texts}.benchmark.tsv"
+    threads: workflow.cores
+    resources:
+        processes=PROCESSES,
+        batch_size=PLAN.config["per_device_eval_batch_size"],
+    params:
+        digests=get_digests("queries"),
+        model=get_model_flags("queries"),
+        cache=CACHE,
+    shell:
+        "exec python -m trove_steps.torchrun --nproc-per-node {resources.processes}"
+        " -m trove_steps.encode_queries"
+        " --query-path {input.texts:q}"
+        " --sha256 {params.digests}"
+        " --model-name-or-path {input.model:q}"
+        " {params.model:q}"
+        " --per-device-eval-batch-size {resources.batch_size}"
+        " --encoding-cache-dir {params.cache:q}"
+        " --manifest {output.manifest:q}"
+        " 2> {log:q}"
+
+
+rule encode:
+    """Encode every corpus and every query file with every model."""
+    input:
+        get_targets("encode_targets"),

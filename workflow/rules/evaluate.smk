@@ -1,0 +1,87 @@
+# Evaluation. Input: a ranking and the judgments. Output: a record of what lies in the results folder
+# of the data set and model (metrics.json, per_query.parquet, run.trec.gz), named by what it was made from.
+
+
+def get_score_flags(wildcards):
+    return PLAN.score_flags(get_cell(wildcards))
+
+
+def get_score_record(wildcards):
+    return ancient(PLAN.score_record(get_cell(wildcards)))
+
+
+def get_summary_inputs(wildcards):
+    return [ancient(path) for path in PLAN.score_records()]
+
+
+rule score:
+    """Compute the metrics of a ranking."""
+    input:
+        search=get_search_manifest,
+        qrels=get_qrels,
+    output:
+        record=RESULTS / "{dataset}/{model}/.evaluate/{key}.json",
+    log:
+        "logs/score/{dataset}/{model}-{key}.log",
+    benchmark:
+        "logs/score/{dataset}/{model}-{key}.benchmark.tsv"
+    params:
+        digests=lambda wildcards: get_cell(wildcards).qrel_digests,
+        options=get_score_flags,
+        cache=CACHE,
+    shell:
+        "exec python -m trove_steps.torchrun --nproc-per-node 1"
+        " -m trove_steps.score"
+        " --search {input.search:q}"
+        " --qrel-path {input.qrels:q}"
+        " --sha256 {params.digests}"
+        " {params.options:q}"
+        " --encoding-cache-dir {params.cache:q}"
+        " --name {wildcards.dataset:q}/{wildcards.model:q}"
+        " --record {output.record:q}"
+        " 2> {log:q}"
+
+
+rule track:
+    """Log an evaluation to the trackers of report_to."""
+    input:
+        record=get_score_record,
+    output:
+        record=RESULTS / "{dataset}/{model}/.track/{key}.json",
+    log:
+        "logs/track/{dataset}/{model}-{key}.log",
+    localrule: True
+    params:
+        settings=PLAN.wandb_settings,
+        cache=CACHE,
+        results=RESULTS,
+    shell:
+        "exec python -m trove_steps.track"
+        " --evaluation {input.record:q}"
+        " --settings {params.settings:q}"
+        " --encoding-cache-dir {params.cache:q}"
+        " --directory {params.results:q}"
+        " --record {output.record:q}"
+        " 2> {log:q}"
+
+
+rule summary:
+    """Collect the metrics of all data sets and models in one table."""
+    input:
+        get_summary_inputs,
+    output:
+        record=RESULTS / ".summary/{key}.json",
+    log:
+        "logs/summary/{key}.log",
+    localrule: True
+    shell:
+        "exec python -m trove_steps.summarise"
+        " --evaluations {input:q}"
+        " --record {output.record:q}"
+        " 2> {log:q}"
+
+
+rule evaluate:
+    """Evaluate every model on every data set."""
+    input:
+        get_targets("evaluate_targets"),

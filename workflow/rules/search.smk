@@ -1,0 +1,42 @@
+# Searching. Input: the manifests of a corpus and of queries. Output: a manifest of the ranking, which
+# evaluation and mining share.
+
+
+def get_search_inputs(wildcards):
+    cell = PLAN.searches[wildcards.search]
+    return {
+        "queries": ancient(PLAN.encoding_manifest(cell.queries)),
+        "corpus": ancient(PLAN.encoding_manifest(cell.corpus)),
+    }
+
+
+def get_search_flags(wildcards):
+    return PLAN.search_flags(wildcards.search)
+
+
+rule search:
+    """Find the best documents of every query, exactly."""
+    input:
+        unpack(get_search_inputs),
+    output:
+        manifest=CACHE / "searches/{search}/top{depth}.json",
+    log:
+        "logs/search/{search}-top{depth}.log",
+    benchmark:
+        "logs/search/{search}-top{depth}.benchmark.tsv"
+    threads: workflow.cores
+    resources:
+        processes=PROCESSES,
+        block=PLAN.config["per_device_matmul_batch_size"],
+    params:
+        rules=get_search_flags,
+    shell:
+        "exec python -m trove_steps.torchrun --nproc-per-node {resources.processes}"
+        " -m trove_steps.search"
+        " --query-embeddings {input.queries:q}"
+        " --corpus-embeddings {input.corpus:q}"
+        " --depth {wildcards.depth}"
+        " {params.rules:q}"
+        " --per-device-matmul-batch-size {resources.block}"
+        " --output {output.manifest:q}"
+        " 2> {log:q}"
