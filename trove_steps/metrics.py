@@ -175,7 +175,7 @@ def _split(name: str) -> tuple[str, str, str]:
 
 
 def _gains(judgments: Judgments, qrels: pa.Table) -> np.ndarray:
-    """Labels as int64[J], 0 for the negative ones."""
+    """Labels as int64[J], 0 for the negative ones, with which pytrec_eval may crash."""
     labels = qrels["score"].to_numpy()
     wrong = ~((labels == np.floor(labels)) & (labels <= _LARGEST_LABEL))
     if wrong.any():

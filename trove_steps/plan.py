@@ -84,7 +84,7 @@ class Cell:
     qrel_digests: tuple[str, ...]
     qrel_links: tuple[Path, ...]
     search: str
-    depth: int
+    needs: dict[str, int] = field(compare=False)  # task → depth of the ranking
     score: str | None
     mine: str | None
     evaluation: dict = field(compare=False)
@@ -169,20 +169,26 @@ class Plan:
 
     @cached_property
     def depths(self) -> dict[str, int]:
-        """Search key → the depth of the ranking that is used: an existing one that is deep enough,
-        else the largest need of all cells, rounded up."""
+        """Search key → the largest need of all cells and tasks."""
         needs: dict[str, int] = {}
         for cell in self.cells.values():
-            needs[cell.search] = max(cell.depth, needs.get(cell.search, 0))
-        return {search: self._existing_depth(search, need) for search, need in needs.items()}
+            needs[cell.search] = max(1, *cell.needs.values(), needs.get(cell.search, 0))
+        return needs
 
     # --- paths ---------------------------------------------------------------------------------
 
     def encoding_manifest(self, encoding: Encoding) -> Path:
         return manifest_path(self.cache, encoding.encoder, encoding.role, encoding.texts)
 
-    def search_manifest(self, search: str) -> Path:
-        return self.cache / "searches" / search / f"top{self.depths[search]}.json"
+    def search_manifest(self, cell: Cell, task: str) -> Path:
+        """Return the ranking that serves a task of a cell: the shallowest finished one that is deep
+        enough, else the one that will serve all tasks."""
+        directory = self.cache / "searches" / cell.search
+        names = (path.stem.removeprefix("top") for path in directory.glob("top*.json"))
+        finished = [int(name) for name in names if name.isdigit()]
+        deep_enough = [depth for depth in finished if depth >= cell.needs[task]]
+        depth = min(deep_enough, default=self.depths[cell.search])
+        return directory / f"top{depth}.json"
 
     def cell_directory(self, cell: Cell) -> Path:
         return self.results / cell.dataset / cell.model
@@ -367,23 +373,23 @@ class Plan:
             qrel_digests=qrel_digests,
             qrel_links=qrel_links,
             search=search,
-            depth=self._depth(qrel_digests, qrel_links, options.get("qrel_path", [])),
+            needs=self._needs(qrel_digests, qrel_links, options.get("qrel_path", [])),
             score=score if qrel_digests else None,
             mine=mine,
             evaluation=evaluation,
             mining=mining,
         )
 
-    def _depth(self, digests, links, shown) -> int:
-        """Return how deep one search must go for all tasks of a cell."""
-        need = 1
+    def _needs(self, digests, links, shown) -> dict[str, int]:
+        """Return how deep each task of a cell needs the search to go."""
+        needs = {}
         if "evaluation" in self.tasks:
             depth = self.evaluation["search_topk"] or 0
-            need = max(need, depth, *self.evaluation["ir_metrics_k_values"])
+            needs["evaluation"] = max(depth, *self.evaluation["ir_metrics_k_values"])
         if "mining" in self.tasks:
             annotated = self._most_annotated(digests, links, shown)
-            need = max(need, round_up(self.mining["search_topk"] + annotated))
-        return need
+            needs["mining"] = round_up(self.mining["search_topk"] + annotated)
+        return needs
 
     def _most_annotated(self, digests, links, shown) -> int:
         """Return the largest number of annotated documents of a query, remembered by content."""
@@ -399,16 +405,6 @@ class Plan:
             except OSError:
                 pass
             return found
-
-    def _existing_depth(self, search: str, need: int) -> int:
-        """Return the smallest depth of a finished ranking that serves `need`, else `need`."""
-        directory = self.cache / "searches" / search
-        depths = [
-            int(path.stem.removeprefix("top"))
-            for path in directory.glob("top*.json")
-            if path.stem.removeprefix("top").isdigit()
-        ]
-        return min((depth for depth in depths if depth >= need), default=need)
 
     def _valid(self, record: Path) -> Path:
         """Drop a record whose files are gone or were changed, so that they are made again."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+CHUNK = 128  # scores looked at together: most chunks have no hit and are left at once
+
 # Norms are only ever used with slack, so the order of their additions is free.
 ANY_ORDER = {"reassoc", "nsz", "contract"}
 
@@ -63,6 +65,14 @@ def _prune(low, high, place, n, k, floor, scratch):
 
 
 @_compile
+def _count(values, least):
+    count = 0
+    for j in range(values.shape[0]):  # becomes vector code
+        count += values[j] >= least
+    return count
+
+
+@_compile
 def offer(scores, first, error, k, limit, low, high, place, fill, floor, lost):
     """Append every score that could reach the running k-th; see `topk._Candidates.offer`."""
     capacity = low.shape[1]
@@ -75,14 +85,10 @@ def offer(scores, first, error, k, limit, low, high, place, fill, floor, lost):
             continue
         row, n = scores[i], fill[i]
         threshold = floor[i] - e
-        for start in range(0, columns, 64):
-            stop = min(start + 64, columns)
-            hits = 0
-            for j in range(start, stop):  # counted first: this loop becomes vector code
-                hits += row[j] >= threshold
-            if hits == 0:
+        for start in range(0, columns, CHUNK):
+            if _count(row[start : start + CHUNK], threshold) == 0:
                 continue
-            for j in range(start, stop):
+            for j in range(start, min(start + CHUNK, columns)):
                 if row[j] < threshold:
                     continue
                 if n == capacity:
@@ -110,8 +116,8 @@ def settle(k, low, high, place, fill, floor):
 
 @_compile
 def _width(dim):
-    """The number of float64 that `_tree_dot` needs as scratch."""
-    width = 2
+    """The number of float64 that `_tree_dot` needs as scratch: half the padded width, at least 8."""
+    width = 16
     while width < dim:
         width *= 2
     return width // 2
@@ -119,19 +125,27 @@ def _width(dim):
 
 @_compile
 def _tree_dot(q, d, sums):
-    """The product of two vectors, added as `topk.rescore` does: halves of the padded width."""
+    """The product of two vectors, added as `topk.rescore` does: halves of the padded width.
+
+    Padding further, to 16, changes nothing: x + 0 = x. Loops run over slices, because the compiler
+    makes vector code only of plain indices.
+    """
     dim, half = q.shape[0], sums.shape[0]
-    for j in range(min(half, dim)):
-        sums[j] = np.float64(q[j]) * np.float64(d[j])
-    for j in range(dim, half):  # only where dim is 1
-        sums[j] = 0.0
-    for j in range(dim - half):
-        sums[j] += np.float64(q[half + j]) * np.float64(d[half + j])
-    while half > 1:
+    pairs = max(0, dim - half)
+    q2, d2 = q[half:], d[half:]
+    for j in range(pairs):
+        sums[j] = np.float64(q[j]) * np.float64(d[j]) + np.float64(q2[j]) * np.float64(d2[j])
+    q1, d1, rest = q[pairs:half], d[pairs:half], sums[pairs:]
+    for j in range(q1.shape[0]):
+        rest[j] = np.float64(q1[j]) * np.float64(d1[j])
+    sums[dim:] = 0.0
+    while half > 8:
         half //= 2
+        upper = sums[half : 2 * half]
         for j in range(half):
-            sums[j] += sums[half + j]
-    return sums[0] + 0.0
+            sums[j] += upper[j]
+    even = (sums[0] + sums[4]) + (sums[2] + sums[6])
+    return even + ((sums[1] + sums[5]) + (sums[3] + sums[7])) + 0.0
 
 
 @_compile
@@ -217,6 +231,15 @@ def encode_queries(queries, centre, step, codes, unit, shift, rest, norm):
 
 
 @_compile
+def _bar(floor, unit, shift, error):
+    """The least integer product whose score may reach the floor, or one less."""
+    bar = np.floor((np.float64(floor) - shift - error) / unit)
+    if not bar > -2147483648.0:  # no floor yet, or no bound
+        return np.int32(-2147483648)
+    return np.int32(min(2147483647.0, bar))
+
+
+@_compile
 def offer_codes(
     products, unit, shift, error, queries, documents, first, budget,
     k, limit, low, high, place, fill, floor, lost,
@@ -235,15 +258,12 @@ def offer_codes(
             continue
         row, n = products[i], fill[i]
         bar = _bar(floor[i], unit[i], shift[i], error[i])
-        for start in range(0, columns, 64):
-            stop = min(start + 64, columns)
-            hits = 0
-            for j in range(start, stop):
-                hits += row[j] >= bar
+        for start in range(0, columns, CHUNK):
+            hits = _count(row[start : start + CHUNK], bar)
             if hits == 0:
                 continue
             budget -= hits
-            for j in range(start, stop):
+            for j in range(start, min(start + CHUNK, columns)):
                 if row[j] < bar:
                     continue
                 if n == capacity:
@@ -266,12 +286,3 @@ def offer_codes(
         if budget < 0:
             return i + 1
     return products.shape[0]
-
-
-@_compile
-def _bar(floor, unit, shift, error):
-    """The least integer product whose score may reach the floor, or one less."""
-    bar = np.floor((np.float64(floor) - shift - error) / unit)
-    if not bar > -2147483648.0:  # no floor yet, or no bound
-        return np.int64(-2147483648)
-    return np.int64(min(2147483647.0, bar))

@@ -51,8 +51,8 @@ def get_encoding(role, wildcards):
     return PLAN.encodings[role, wildcards.encoder, wildcards.texts]
 
 
-def get_search_manifest(wildcards):
-    return ancient(PLAN.search_manifest(get_cell(wildcards).search))
+def get_search_manifest(task):
+    return lambda wildcards: ancient(PLAN.search_manifest(get_cell(wildcards), task))
 
 
 def get_qrels(wildcards):

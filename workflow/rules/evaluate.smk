@@ -17,7 +17,7 @@ def get_summary_inputs(wildcards):
 rule score:
     """Compute the metrics of a ranking."""
     input:
-        search=get_search_manifest,
+        search=get_search_manifest("evaluation"),
         qrels=get_qrels,
     output:
         record=RESULTS / "{dataset}/{model}/.evaluate/{key}.json",

@@ -9,7 +9,7 @@ def get_mine_flags(wildcards):
 rule mine_negatives:
     """Pick hard negatives from a ranking."""
     input:
-        search=get_search_manifest,
+        search=get_search_manifest("mining"),
         qrels=get_qrels,
     output:
         record=RESULTS / "{dataset}/{model}/.mine/{key}.json",

@@ -1,0 +1,17 @@
+"""Reading collections and relevance judgments: every common format, detected by content."""
+
+from trove_steps.data.ids import check_unique_ids
+from trove_steps.data.qrels import QrelsInfo, load_qrels, most_annotated, read_qrels
+from trove_steps.data.records import Batch, read_records
+from trove_steps.data.template import format_text
+
+__all__ = [
+    "Batch",
+    "QrelsInfo",
+    "check_unique_ids",
+    "format_text",
+    "load_qrels",
+    "most_annotated",
+    "read_qrels",
+    "read_records",
+]

@@ -1,0 +1,100 @@
+"""Identifiers of queries and documents: the names of their columns, and what an id may be.
+
+An id is a string of one or more characters, none of them a space or a control character: the files
+that hold rankings and judgments (TREC, TSV) separate columns by these. JSON integers are taken as
+their decimal string.
+"""
+
+import re
+from collections.abc import Sequence
+
+from trove_steps.errors import TroveStepsError
+
+QUERY_ID_NAMES = ("qid", "query_id", "query-id", "queryid", "topic_id")
+DOC_ID_NAMES = (
+    "docid",
+    "doc_id",
+    "doc-id",
+    "passage_id",
+    "passage-id",
+    "corpus-id",
+    "corpus_id",
+    "pid",
+)
+RECORD_ID_NAMES = ("_id", "id", *QUERY_ID_NAMES, *DOC_ID_NAMES)
+
+# White space of Unicode and control characters, as UTF-8.
+SEPARATOR = re.compile(
+    rb"[\x00-\x20\x7f]|\xc2[\x80-\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]"
+    rb"|\xe2\x81\x9f|\xe3\x80\x80"
+)
+
+
+def bad_id(ids: Sequence[str]) -> int | None:
+    """Return the index of the first id that is empty or holds white space or a control character."""
+    if all(ids) and not SEPARATOR.search("".join(ids).encode()):
+        return None
+    return next(i for i, value in enumerate(ids) if not value or SEPARATOR.search(value.encode()))
+
+
+def bad_id_message(value: str) -> str:
+    """Say what is wrong with an id that `bad_id` found."""
+    if not value:
+        return "the id is empty: give it a value"
+    found = SEPARATOR.search(value.encode())[0].decode()
+    what = "a space" if found == " " else f"the character {found!r}"
+    return (
+        f"the id {shortened(value)} holds {what}, which separates the columns of run and qrel files: "
+        "use ids without white space and control characters, in all files alike"
+    )
+
+
+def shortened(value: object, limit: int = 60) -> str:
+    """Return the value as Python shows it, cut to about `limit` characters."""
+    if isinstance(value, str | bytes | list):
+        value = value[: limit + 1]
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def check_unique_ids(ids, where: Sequence[tuple[str, int]]) -> None:
+    """Raise TroveStepsError, naming both places, if an id occurs twice in a collection.
+
+    ids: pyarrow array or chunked array of strings, [n], all files after each other.
+    where: (path, number of ids up to the end of this file) per file, in order. The paths are opened
+    once more to find the lines, only if there is a duplicate.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    # 32-bit offsets would end at 2 GiB of ids.
+    ids = pa.chunked_array(ids) if isinstance(ids, pa.Array) else ids
+    codes = pc.dictionary_encode(ids.cast(pa.large_string())).combine_chunks().indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    repeated = np.flatnonzero(codes[order[1:]] == codes[order[:-1]])
+    second = int(order[repeated + 1].min())
+    first = int(np.flatnonzero(codes == codes[second])[0])
+    places = [_place(row, where) for row in (first, second)]
+    raise TroveStepsError(
+        f"{places[1]}: the id {shortened(ids[second].as_py())} is already taken at {places[0]}: "
+        "ids must be unique within one collection; "
+        f"{len(ids) - pc.count_distinct(ids).as_py():,} of {len(ids):,} are repetitions"
+    )
+
+
+def _place(row: int, where: Sequence[tuple[str, int]]) -> str:
+    from trove_steps.data.records import read_records
+
+    start = 0
+    for path, end in where:
+        if row < end:
+            for batch in read_records(path):
+                if row < start + len(batch.ids):
+                    return f"{path}:{batch.line(row - start)}"
+                start += len(batch.ids)
+            break
+        start = end
+    return f"record {row + 1}"

@@ -1,0 +1,238 @@
+"""Opening an input file: its bytes hashed while they stream, decompressed, cut into lines.
+
+What a file is, its first bytes decide, not its name.
+"""
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import stat
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from trove_steps.errors import TroveStepsError
+
+BLOCK_BYTES = 1 << 20
+HEAD_BYTES = 1 << 16
+LONGEST_LINE_BYTES = 1 << 30
+
+COMPRESSIONS = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+}
+FORMATS = {b"PAR1": "Parquet", b"ARROW1": "Arrow file", b"\xff\xff\xff\xff": "Arrow stream"}
+UTF16 = "encoded in UTF-16: convert it, for instance with iconv -f UTF-16 -t UTF-8"
+PICKLE = "a Python pickle, which could run any code when it is read: write it as JSON"
+REFUSED = {
+    b"PK\x03\x04": "a zip archive: unpack it first",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it first",
+    b"\x04\x22\x4d\x18": "compressed with lz4: use gzip, zstd, bzip2 or xz",
+    b"FEA1": "a Feather version 1 file: write it again as Parquet",
+    b"\x89HDF": "an HDF5 file: write it again as Parquet",
+    b"SQLite format 3\x00": "an SQLite database: export the table as CSV",
+    **dict.fromkeys((b"\xff\xfe", b"\xfe\xff", b"{\x00", b"\x00{"), UTF16),
+    **dict.fromkeys((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), PICKLE),
+}
+UTF8_BOM = b"\xef\xbb\xbf"
+
+
+class Source:
+    """One input file as a context: `with Source(path) as source: source.read(n)`.
+
+    name: what messages call it.
+    head: the first bytes after decompression (64 KiB, less in a smaller file), without a UTF-8 BOM.
+    format: "Parquet", "Arrow file", "Arrow stream" or "text".
+    compression: "gzip", "zstd", "bzip2", "xz" or None.
+    line: the number of lines that `lines` has handed out, for messages.
+    ended_in_mid_line: whether the last line lacks its line end; known when all was read.
+
+    With `digest`, leaving the context compares it with the SHA-256 of the file's bytes. A difference
+    is a TroveStepsError, also in place of an error that the changed bytes caused.
+    """
+
+    def __init__(self, path: Path | str, shown_as: str | None = None, digest: str | None = None):
+        self.name = str(shown_as or path)
+        self.line = 0
+        self.ended_in_mid_line = False
+        self._digest = digest
+        file = _open(path, self.name)
+        try:
+            self.compression = _match(COMPRESSIONS, file.read(16))
+            file.seek(0)
+            self._raw = _HashedFile(file, hashed=digest is not None)
+            self._stream = _decompressed(self._raw, self.compression)
+            self._unread = b""
+            self.head = self._read_head()
+        except BaseException:
+            file.close()
+            raise
+        self.format = _match(FORMATS, self.head) or "text"
+        self._unread = self.head
+
+    def _read_head(self) -> bytes:
+        head = b""
+        while len(head) < HEAD_BYTES and (block := self.read(HEAD_BYTES - len(head))):
+            head += block
+        refused = _match(REFUSED, head)
+        if head[257:262] == b"ustar":
+            refused = "a tar archive: unpack it first"
+        if refused:
+            raise TroveStepsError(f"{self.name} is {refused}")
+        return head.removeprefix(UTF8_BOM)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        try:
+            if self._digest and (error is None or isinstance(error, TroveStepsError)):
+                self._check_digest()
+        finally:
+            self._raw.close()
+
+    def _check_digest(self) -> None:
+        if self.format != "text":
+            # Such a file is read by position: hashing it last notices changes during the reading too.
+            self._raw.restart()
+        while self._raw.read(BLOCK_BYTES):
+            pass
+        if self._raw.sha256.hexdigest() != self._digest:
+            raise TroveStepsError(
+                f"{self.name} changed while it was read, or since this run was planned: wait until "
+                "it is complete, then start again"
+            ) from None
+
+    def read(self, size: int = BLOCK_BYTES) -> bytes:
+        """Return up to `size` decompressed bytes, none at the end of the file."""
+        if self._unread:
+            block, self._unread = self._unread[:size], self._unread[size:]
+            return block
+        try:
+            return self._stream.read(size)
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            where = f"{self.name}:{self.line + 1}" if self.line else self.name
+            if self.compression is None:
+                raise TroveStepsError(f"{where}: reading failed: {error}") from None
+            raise TroveStepsError(
+                f"{where}: the {self.compression} data are damaged or cut off here ({error}): copy "
+                "or download the file again"
+            ) from None
+
+    def lines(self) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield (number of the first line, lines without their line feed), a block at a time."""
+        pieces: list[bytes] = []
+        waiting = 0
+        while block := self.read(BLOCK_BYTES):
+            end = block.rfind(b"\n")
+            if end < 0:
+                pieces.append(block)
+                waiting += len(block)
+                if waiting > LONGEST_LINE_BYTES:
+                    raise TroveStepsError(
+                        f"{self.name}:{self.line + 1}: the line is longer than 1 GiB, where one "
+                        "record per line is expected"
+                    )
+                continue
+            lines = b"".join((*pieces, block[:end])).split(b"\n")
+            pieces, waiting = [block[end + 1 :]], len(block) - end - 1
+            first = self.line + 1
+            self.line += len(lines)
+            yield first, lines
+        if last := b"".join(pieces):
+            self.ended_in_mid_line = True
+            self.line += 1
+            yield self.line, [last]
+
+    def seekable(self) -> io.IOBase:
+        """Return the decompressed file as one that can be read at any position."""
+        if self.compression is None:
+            self._raw.hashed = False
+            self._raw.seek(0)
+            return self._raw
+        copy = tempfile.TemporaryFile()  # noqa: SIM115 (closed with its last reference)
+        while block := self.read():
+            copy.write(block)
+        copy.seek(0)
+        return copy
+
+
+def _open(path: Path | str, name: str) -> io.FileIO:
+    try:
+        # Opening a named pipe would wait for a writer.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            kind = "a directory" if os.path.isdir(path) else "not a regular file"
+            raise TroveStepsError(f"{name} is {kind}: name the file itself")
+        file = open(path, "rb", buffering=0)  # noqa: SIM115 (Source closes it)
+    except FileNotFoundError:
+        raise TroveStepsError(f"{name} does not exist: check the path") from None
+    except PermissionError:
+        raise TroveStepsError(
+            f"{name}: no permission to read it: change its mode, for instance with chmod +r"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise TroveStepsError(f"{name} can't be opened: {error}") from None
+    return file
+
+
+def _match(magic: dict[bytes, str], start: bytes) -> str | None:
+    return next((what for mark, what in magic.items() if start.startswith(mark)), None)
+
+
+def _decompressed(raw: io.RawIOBase, compression: str | None):
+    if compression is None:
+        return raw
+    buffered = io.BufferedReader(raw, BLOCK_BYTES)
+    if compression == "gzip":
+        return gzip.GzipFile(fileobj=buffered)
+    if compression == "bzip2":
+        return bz2.BZ2File(buffered)
+    if compression == "xz":
+        return lzma.LZMAFile(buffered)
+    import pyarrow as pa
+
+    # Unlike the readers of zstandard, this one notices that the data are cut off.
+    return pa.CompressedInputStream(pa.PythonFile(buffered, mode="r"), "zstd")
+
+
+class _HashedFile(io.RawIOBase):
+    """A file whose bytes are hashed in the order in which they are read."""
+
+    def __init__(self, file: io.FileIO, hashed: bool):
+        self._file = file
+        self.hashed = hashed
+        self.sha256 = hashlib.sha256()
+
+    def restart(self) -> None:
+        """Go back to the first byte and forget what was hashed so far."""
+        self.seek(0)
+        self.hashed = True
+        self.sha256 = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer) -> int:
+        size = self._file.readinto(buffer)
+        if self.hashed and size:
+            self.sha256.update(memoryview(buffer)[:size])
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
