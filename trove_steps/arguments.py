@@ -34,7 +34,10 @@ def model_flags(given: dict, role: str) -> list[str]:
     flags = []
     for name in model_options(role):
         if name in given and name not in ("model_name_or_path", "model_revision"):
-            flags += [_flag(name), str(given[name]).lower() if given[name] in (True, False) else str(given[name])]
+            flags += [
+                _flag(name),
+                str(given[name]).lower() if given[name] in (True, False) else str(given[name]),
+            ]
     return flags
 
 

@@ -83,10 +83,14 @@ def _explain(error: jsonschema.ValidationError) -> list[str]:
     if rule == "additionalProperties":
         known = list(error.schema.get("properties", {}))
         unknown = [name for name in value if name not in known]
-        return [f"{_dotted([*error.absolute_path, n])}: unknown key{nearest(n, known)}" for n in unknown]
+        return [
+            f"{_dotted([*error.absolute_path, n])}: unknown key{nearest(n, known)}" for n in unknown
+        ]
     if rule == "required":
         missing = [name for name in error.validator_value if name not in value]
-        return [f"{_dotted([*error.absolute_path, name])}: missing; it must be set" for name in missing]
+        return [
+            f"{_dotted([*error.absolute_path, name])}: missing; it must be set" for name in missing
+        ]
     if rule == "enum":
         choices = [str(choice) for choice in error.validator_value if choice is not None]
         return [f"{where}: {_shown(value)} is not a valid value{nearest(str(value), choices)}"]

@@ -47,7 +47,10 @@ def encode(role: str, module: str, path_option: str, description: str) -> None:
         help="refuse to run unless this is the manifest that these inputs get",
     )
     parser.add_argument(
-        "--name", default="", metavar="NAME", help="what messages call the model (default: its path)"
+        "--name",
+        default="",
+        metavar="NAME",
+        help="what messages call the model (default: its path)",
     )
     arguments = parser.parse_args()
     folder = Path(arguments.model_name_or_path)

@@ -9,7 +9,6 @@ rank 0 writes the rows table and the manifest.
 import json
 import math
 import os
-import sys
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from trove_steps.keys import (
     texts_recipe,
 )
 from trove_steps.model_settings import ModelSettings, relevant_files
+from trove_steps.progress import progress_bar, report
 from trove_steps.store import Shard, Store, manifest_path, write_collection
 
 CLAIM_SECONDS = 20.0
@@ -80,7 +80,9 @@ class Record:
 
     def line(self, role: str) -> str:
         """Return the one line that a person reads."""
-        text = f"encode {role}: {self.rows:,} texts, {self.reused:,} reused, {self.encoded:,} encoded"
+        text = (
+            f"encode {role}: {self.rows:,} texts, {self.reused:,} reused, {self.encoded:,} encoded"
+        )
         if self.encoded:
             forward = self.seconds.get("total", 0.0) or 1e-9
             padding = 1 - self.tokens / max(1, self.padded_tokens)
@@ -198,7 +200,9 @@ def _work_table(ids: list[str], keys: list[np.ndarray], texts: list[str]) -> pa.
     return pa.table(
         {
             "id": pa.array([ids[number] for number in order], pa.string()),
-            "key": pa.array([keys[number].tobytes() for number in order], pa.binary(TEXT_KEY_BYTES)),
+            "key": pa.array(
+                [keys[number].tobytes() for number in order], pa.binary(TEXT_KEY_BYTES)
+            ),
             "text": pa.array(chosen, pa.large_string()),
             "characters": pa.array(lengths[order], pa.int64()),
         }
@@ -227,8 +231,6 @@ def _encode_pending(
     job: Job, recipe: dict, store: Store, path: Path, comm: Comm, record: Record
 ) -> None:
     """Claim portions of the work file until none is left; each becomes a shard."""
-    from tqdm import tqdm
-
     from trove_steps.encoder import Encoder
 
     work = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
@@ -242,14 +244,7 @@ def _encode_pending(
             check_unchanged(job.model_folder / name, digest)
     record.seconds["load"] = time.perf_counter() - loading
     units = _units(characters)
-    bar = tqdm(
-        total=len(work),
-        unit=" texts",
-        desc=f"encode {job.role}",
-        disable=comm.rank != 0,
-        mininterval=5,
-        file=sys.stderr,
-    )
+    bar = progress_bar(len(work), f"encode {job.role}", "texts", comm.rank == 0)
     amount = 1
     while True:
         first = comm.claim("portions", amount)
@@ -316,9 +311,7 @@ def _dimension(store: Store, index) -> int:
 
 
 def _report(job: Job, record: Record, manifest: Path) -> None:
-    line = record.line(job.role)
-    print(line, file=sys.stderr)
-    print(line, flush=True)
+    report(record.line(job.role))
     written = {
         **{k: v for k, v in vars(record).items() if k != "seconds"},
         "seconds": {name: round(value, 3) for name, value in record.seconds.items()},

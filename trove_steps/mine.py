@@ -5,7 +5,6 @@ Writes mined/mined_qrels.tsv (query-id, corpus-id, score) or mined/mined_qrels.j
 asked for is counted, never padded.
 """
 
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from trove_steps.data import read_qrels
 from trove_steps.distributed import Comm, communicator
 from trove_steps.files import read_json, write_json, written_atomically
 from trove_steps.mining import mine, write_grouped, write_tsv
+from trove_steps.progress import report
 from trove_steps.results import drop_records, write_record
 from trove_steps.search import read_ranking
 
@@ -58,14 +58,12 @@ def run(arguments, comm: Comm) -> None:
         output_qrel_format=arguments.output_qrel_format,
     )
     short = mined.counts["num_short_queries"]
-    line = (
+    report(
         f"mine {arguments.name}: {mined.counts['num_kept']:,} negatives for "
         f"{mined.counts['num_mined_queries']:,} queries"
         + (f", {short:,} of them with fewer than {arguments.search_topk}" if short else "")
         + f" · {time.perf_counter() - started:.1f} s"
     )
-    print(line, file=sys.stderr)
-    print(line, flush=True)
 
 
 def main() -> None:

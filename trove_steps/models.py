@@ -30,7 +30,7 @@ def locate_model(name_or_path: str, revision: str, where: str) -> Path:
 
 def _snapshot(name: str, revision: str, where: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     arguments = {"revision": revision, "ignore_patterns": NOT_NEEDED}
     try:

@@ -4,6 +4,7 @@ The planner runs while the Snakefile is parsed. It reads files only to hash them
 remembered) and to see how deep mining must search, and imports nothing heavy.
 """
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -352,8 +353,7 @@ class Plan:
         evaluation = {
             "k_values": self.evaluation["ir_metrics_k_values"],
             "relevance_threshold": self.evaluation["ir_metrics_relevance_threshold"],
-            "depth": self.evaluation["search_topk"]
-            or max(self.evaluation["ir_metrics_k_values"]),
+            "depth": self.evaluation["search_topk"] or max(self.evaluation["ir_metrics_k_values"]),
         }
         mining = {
             "search_topk": self.mining["search_topk"],
@@ -400,10 +400,8 @@ class Plan:
             return read_json(memo)["most_annotated"]
         except (TroveStepsError, KeyError):
             found = most_annotated(read_qrels(list(links), shown_as=list(shown)))
-            try:
+            with contextlib.suppress(OSError):
                 write_json(memo, {"most_annotated": found})
-            except OSError:
-                pass
             return found
 
     def _valid(self, record: Path) -> Path:

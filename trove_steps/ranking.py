@@ -73,7 +73,11 @@ class Ranking:
         """Keep the best ``depth`` results of each query."""
         if not len(self) or self.lengths.max() <= depth:
             return self
-        return self.filter(self.ranks < depth)
+        lengths = np.minimum(self.lengths, depth)
+        rows = _ranges(self.offsets[:-1], lengths)
+        return Ranking(
+            self.query_ids, self.doc_ids, _offsets(lengths), self.docs[rows], self.scores[rows]
+        )
 
     def select(self, queries: np.ndarray) -> "Ranking":
         """Keep some queries: a bool mask[Q], or int64 indices in the order that is wanted."""
@@ -81,12 +85,11 @@ class Ranking:
         if queries.dtype == bool:
             queries = np.flatnonzero(queries)
         lengths = self.lengths[queries]
-        offsets = _offsets(lengths)
-        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[queries] - offsets[:-1], lengths)
+        rows = _ranges(self.offsets[queries], lengths)
         return Ranking(
             self.query_ids.take(pa.array(queries)),
             self.doc_ids,
-            offsets,
+            _offsets(lengths),
             self.docs[rows],
             self.scores[rows],
         )
@@ -187,9 +190,7 @@ class Judgments:
     def rows(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """List the judgments of some queries: place in ``queries``, and judgment; int64 both."""
         counts = self.counts[queries]
-        places = np.repeat(np.arange(len(queries)), counts)
-        starts = self.offsets[queries] - _offsets(counts)[:-1]
-        return places, np.arange(len(places)) + starts[places]
+        return np.repeat(np.arange(len(queries)), counts), _ranges(self.offsets[queries], counts)
 
 
 def trec_scores(ranking: Ranking) -> np.ndarray:
@@ -213,10 +214,10 @@ def _distinct_float32(ranking: Ranking) -> np.ndarray:
     # Float32 numbers are counted through by integers. With c the number of lower steps so far
     # in its query, "at most the rounded score, and one below the row before if it was greater"
     # is: value + c is the running minimum of (rounded + c).
-    scores = ranking.scores + 0.0  # -0.0 becomes 0.0
-    wanted = _ordinals(np.clip(scores, -_LARGEST_SCORE, _LARGEST_SCORE).astype(np.float32))
+    scores = np.clip(ranking.scores, -_LARGEST_SCORE, _LARGEST_SCORE)
+    wanted = _ordinals(scores.astype(np.float32))
     lower = np.ones(len(scores), np.int64)
-    lower[1:] = scores[1:] < scores[:-1]
+    lower[1:] = ranking.scores[1:] < ranking.scores[:-1]
     steps = np.cumsum(lower)
     # Far enough apart that no query's minimum reaches into the next one's.
     apart = ranking.row_queries * (1 << 33)
@@ -224,7 +225,7 @@ def _distinct_float32(ranking: Ranking) -> np.ndarray:
 
 
 def _ordinals(values: np.ndarray) -> np.ndarray:
-    """Number float32 values so that neighbours differ by 1; 0.0 is 0."""
+    """Number float32 values so that neighbours differ by 1; 0.0 and -0.0 are 0."""
     bits = values.view(np.int32).astype(np.int64)
     return np.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))
 
@@ -302,6 +303,13 @@ def open_output(path: str | os.PathLike) -> Iterator[BinaryIO]:
                 yield file
         else:
             yield raw
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenate ``start, …, start + length - 1`` of all pairs, int64."""
+    shifts = np.repeat(starts - _offsets(lengths)[:-1], lengths)
+    shifts += np.arange(len(shifts))
+    return shifts
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ def write_record(record: Path, files: list[Path], **content) -> None:
 
 
 def is_complete(record: Path) -> bool:
-    """Tell whether the files of a record still exist with the sizes that it names, and it says it is final."""
+    """Tell whether a record is final and its files still exist with the sizes that it names."""
     try:
         content = read_json(record)
         base = record.parent.parent

@@ -26,7 +26,8 @@ def main(arguments: list[str]) -> int:
         if LEFTOVERS.is_dir() and any(LEFTOVERS.iterdir()):
             print("   the last run was killed: removing its lock (snakemake --unlock)")
             subprocess.run(["snakemake", "--unlock", "--quiet", "all"], check=True)
-        return subprocess.run(["snakemake", *arguments], check=False).returncode
+        command = ["snakemake", "--quiet", "rules", "host", "reason", "progress", "--", *arguments]
+        return subprocess.run(command, check=False).returncode
 
 
 if __name__ == "__main__":

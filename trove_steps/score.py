@@ -5,7 +5,6 @@ counts), per_query.parquet and run.trec.gz, which trec_eval scores to the same f
 judgments are counted and left out; judged queries without results count as 0.
 """
 
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from trove_steps.data import read_qrels
 from trove_steps.distributed import Comm, communicator
 from trove_steps.files import read_json, write_json, written_atomically
 from trove_steps.metrics import evaluate
+from trove_steps.progress import report
 from trove_steps.ranking import write_trec
 from trove_steps.results import drop_records, write_record
 from trove_steps.search import read_ranking
@@ -61,12 +61,10 @@ def run(arguments, comm: Comm) -> None:
     shown = [name for name in ("ndcg_cut_10", "recall_100") if name in evaluation.metrics]
     shown = shown or list(evaluation.metrics)[:1]
     figures = ", ".join(f"{name} {evaluation.metrics[name]:.5f}" for name in shown)
-    line = (
+    report(
         f"score {arguments.name}: {figures} over {evaluation.counts['num_judged']:,} queries · "
         f"{time.perf_counter() - started:.1f} s"
     )
-    print(line, file=sys.stderr)
-    print(line, flush=True)
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ Writes {output}.json (a manifest) and beside it the ranking as Arrow IPC: query 
 descending. The bytes do not depend on the number of processes, on batch sizes or on the device.
 """
 
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json, write_json, written_atomically
 from trove_steps.fingerprint import hash_file
 from trove_steps.keys import recipe_key, search_recipe
+from trove_steps.progress import progress_bar, report
 from trove_steps.ranking import Ranking
 from trove_steps.store import Vectors, manifest_path
 from trove_steps.topk import search
@@ -153,12 +153,10 @@ def run(arguments, comm: Comm) -> None:
             "arrow_sha256": hash_file(path),
         },
     )
-    line = (
+    report(
         f"search: {len(queries):,} queries × {len(documents):,} documents, depth "
         f"{arguments.depth} · {time.perf_counter() - started:.1f} s"
     )
-    print(line, file=sys.stderr)
-    print(line, flush=True)
 
 
 def _check_expected(output: Path, recipe: dict) -> None:
@@ -170,17 +168,7 @@ def _check_expected(output: Path, recipe: dict) -> None:
 
 
 def _progress(total: int, comm: Comm):
-    from tqdm import tqdm
-
-    bar = tqdm(
-        total=total,
-        unit=" scores",
-        unit_scale=True,
-        desc="search",
-        disable=comm.rank != 0,
-        mininterval=5,
-        file=sys.stderr,
-    )
+    bar = progress_bar(total, "search", "scores", comm.rank == 0)
     return lambda done: bar.update(done - bar.n)
 
 

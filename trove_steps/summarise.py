@@ -32,7 +32,9 @@ def closing_words(plan) -> str:
     table = plan.results / TABLE
     if "evaluation" in plan.tasks and table.exists():
         lines += ["", format_table(read_summary(table)), "", f"all metrics: {table}"]
-        lines += [f"per data set and model: {plan.results}/DATASET/MODEL/ (metrics.json, run.trec.gz, …)"]
+        lines += [
+            f"per data set and model: {plan.results}/DATASET/MODEL/ (metrics.json, run.trec.gz, …)"
+        ]
     if "mining" in plan.tasks and any(plan.results.glob("*/*/mined")):
         lines += [f"hard negatives: {plan.results}/DATASET/MODEL/mined/"]
     return "\n".join(lines)

@@ -1,10 +1,9 @@
 """Exact top-k search by dot product, reproducible to the byte and bounded in memory.
 
-Two passes. *Candidates*: float32 products of tiles; every score becomes an interval that holds the
-exact score, and a document is kept while its interval reaches the k-th largest lower end.
-*Certificate*: the few kept are scored again by `rescore`, whose bits depend on nothing but the two
-vectors, and ordered by score, then document id, both descending. A query that keeps too many (ties,
-overflow) is searched again with `rescore` alone. docs/search.md derives the error bound.
+Two passes. *Candidates* (`trove_steps.topk_candidates`): fast products of tiles, from which only
+the documents are kept that can be among the best. *Certificate*: these few are scored again by
+`rescore`, whose bits depend on nothing but the two vectors, and ordered by score, then document id,
+both descending. A query that keeps too many (ties, overflow) is searched again by `rescore` alone.
 
 Cosine similarity is the dot product of vectors that the caller has normalised.
 """
@@ -12,19 +11,17 @@ Cosine similarity is the dot product of vectors that the caller has normalised.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from trove_steps import topk_candidates
 from trove_steps.errors import TroveStepsError
+from trove_steps.topk_candidates import TILE_DOCUMENTS, Sweep, slices
 
-TILE_QUERIES, TILE_DOCUMENTS = 512, 4096  # one product: scores stay in cache (8 MiB)
 PAIR_BUDGET = 4_000_000  # candidates held at once by a rank: 12 bytes each, 24 once scored
-HITS_THAT_PAY = 0.05  # an exact score costs as much as about 20 float32 products
-BLOCK_BYTES = 64 * 2**20  # document vectors of one block; two are held, one is being read
+BLOCK_BYTES = 32 * 2**20  # document vectors of one block; two are held, one is being read
 
 
 class Vectors(Protocol):
@@ -105,14 +102,20 @@ def _add_halves(products):
     return products[..., 0] + 0.0  # -0.0 would tell how much of the width was padding
 
 
-def default_query_rows(depth: int) -> int:
-    """Queries of one sweep over the corpus, so that their candidates fit the memory budget."""
-    return max(1, min(16_384, PAIR_BUDGET // _capacity(depth)))
+def default_query_rows(depth: int, dim: int) -> int:
+    """Queries of one sweep over the corpus: they and their candidates fit the memory budget."""
+    fitting = min(PAIR_BUDGET // topk_candidates.capacity(depth), 4 * BLOCK_BYTES // (4 * dim))
+    return max(1, fitting)
 
 
-def default_block_rows(dim: int) -> int:
+def default_block_rows(dim: int, device: str = "cpu") -> int:
     """Documents of one block, the unit that a rank claims and reads."""
-    return max(TILE_DOCUMENTS, BLOCK_BYTES // (4 * dim) // TILE_DOCUMENTS * TILE_DOCUMENTS)
+    size = BLOCK_BYTES
+    if device != "cpu":
+        import torch
+
+        size = max(size, min(2**30, torch.cuda.mem_get_info(device)[0] // 16))
+    return max(TILE_DOCUMENTS, size // (4 * dim) // TILE_DOCUMENTS * TILE_DOCUMENTS)
 
 
 def search(
@@ -135,8 +138,12 @@ def search(
     tile shapes, the device or the candidate pass. Every rank must drain the iterator; only rank 0
     gets results.
 
-    `exclude`: int64[len(queries)], the document that a query must never get, -1 for none.
-    `progress` is called with the (query, document) pairs that all ranks have begun so far.
+    `block_rows`: documents that a rank claims and reads at once. `query_rows`: queries of one sweep
+    over the corpus. `exclude`: int64[len(queries)], the document that a query must never get, -1
+    for none. `progress`: called with the (query, document) pairs that all ranks have begun so far.
+    `candidate_pass`: "float32", "bfloat16" or "int8", which differ in speed alone. "auto" takes
+    int8 on a CPU whose int8 products are fast (and goes back to float32 tile by tile where scores
+    are too close for it), bfloat16 on a GPU that has it, else float32.
     Raises TroveStepsError for vectors that do not match or are not finite.
     """
     if depth < 1:
@@ -150,28 +157,27 @@ def search(
     depth = min(depth, max(1, len(documents)))
     # An excluded document may occupy one of the first places until it is dropped.
     reach = depth + (exclude is not None)
-    block_rows = block_rows or default_block_rows(documents.dim)
-    query_rows = query_rows or default_query_rows(reach)
-    for first in range(0, len(queries), query_rows):
-        rows = np.arange(first, min(first + query_rows, len(queries)))
-        vectors = np.ascontiguousarray(queries.take(rows), dtype=np.float32)
-        _require_finite(vectors, rows, queries.ids, "query")
-        sweep = _Sweep(vectors, documents, reach, block_rows, device, candidate_pass == "int8")
-        banned = None if exclude is None else np.asarray(exclude)[rows]
-        numbers = _claims(comm, f"search.{first}", len(documents), block_rows)
-        for begun in sweep.run(numbers):
+    block_rows = block_rows or default_block_rows(documents.dim, device)
+    query_rows = query_rows or default_query_rows(reach, documents.dim)
+    chosen = topk_candidates.choose_pass(candidate_pass, device, queries, documents)
+    for rows in slices(len(queries), query_rows):
+        numbers = np.arange(rows.start, rows.stop)
+        vectors = np.ascontiguousarray(queries.take(numbers), dtype=np.float32)
+        topk_candidates.require_finite(vectors, numbers, queries.ids, "query")
+        sweep = Sweep(vectors, documents, reach, block_rows, device, chosen)
+        for begun in sweep.run(_claims(comm, f"search.{rows.start}", len(documents), block_rows)):
             if progress is not None:
-                progress(first * len(documents) + len(rows) * begun)
+                progress(rows.start * len(documents) + len(vectors) * begun)
         # Merging in slices bounds what rank 0 holds, whatever the depth and the number of ranks.
-        step = max(1, PAIR_BUDGET // (reach * comm.world))
-        for part in _slices(len(rows), step):
-            scores, docs = sweep.exact(part)
-            if banned is not None:
-                hit = docs == banned[part, None]
+        for part in slices(len(vectors), max(1, PAIR_BUDGET // (reach * comm.world))):
+            scores, docs = _scored(sweep, part)
+            if exclude is not None:
+                hit = docs == np.asarray(exclude)[rows][part, None]
                 scores[hit], docs[hit] = -np.inf, -1
             gathered = _gathered(comm, *_ordered(scores, docs, depth, documents.ids))
             if gathered is not None:
-                yield _packed(first + part.start, *_ordered(*gathered, depth, documents.ids))
+                first = rows.start + part.start
+                yield _packed(first, *_ordered(*gathered, depth, documents.ids))
 
 
 def _claims(comm: Comm, name: str, count: int, block_rows: int) -> Iterator[int]:
@@ -181,515 +187,96 @@ def _claims(comm: Comm, name: str, count: int, block_rows: int) -> Iterator[int]
         yield number
 
 
-def _require_finite(vectors: np.ndarray, rows: np.ndarray, ids, what: str) -> None:
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(bad):
-        raise TroveStepsError(
-            f"the vector of {what} {ids[int(rows[bad[0]])].as_py()!r} has NaN or infinity in it "
-            f"({len(bad)} such {what} vectors in this block); the encoder or an imported file made "
-            "it: check the model's dtype"
-        )
+def _scored(sweep: Sweep, part: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Exact scores float64[m, w] and documents int64[m, w] of queries `part`, in no order.
 
-
-def _kernels():
-    """The compiled kernels, or None where numba is missing."""
-    try:
-        from trove_steps import topk_kernels
-    except ImportError:
-        return None
-    return topk_kernels
-
-
-def _capacity(reach: int) -> int:
-    return 2 * reach + 256
-
-
-class _Candidates:
-    """Per query, the documents that may still be among the best `reach`, as score intervals.
-
-    Each is kept as [low, high], which holds its exact score. `floor` is the `reach`-th largest low
-    seen: that many documents have an exact score of at least `floor`, so a document whose high is
-    below it is out for good. A query with more live candidates than `limit` is `lost`.
+    They hold at least the best `sweep.reach` of this rank's documents; -inf and -1 fill up.
     """
-
-    def __init__(self, queries: int, reach: int, place_dtype):
-        capacity = _capacity(reach)
-        self.reach, self.limit = reach, (reach + capacity) // 2
-        self.low = np.empty((queries, capacity), np.float32)
-        self.high = np.empty((queries, capacity), np.float32)
-        self.place = np.empty((queries, capacity), place_dtype)
-        self.fill = np.zeros(queries, np.int64)
-        self.floor = np.full(queries, -np.inf, np.float32)
-        self.lost = np.zeros(queries, np.bool_)
-
-    def offer(self, scores, first: int, error: np.ndarray, rows: slice) -> None:
-        """Take in a tile: float32 scores [m, c] of queries `rows` and places first, first + 1, ….
-
-        error: float32[m], at least |score - exact score|; infinite where nothing can be said.
-        """
-        _kernels().offer(
-            scores.numpy(), first, error, self.reach, self.limit,
-            self.low[rows], self.high[rows], self.place[rows],
-            self.fill[rows], self.floor[rows], self.lost[rows],
-        )  # fmt: skip
-
-    def offer_codes(
-        self, products, unit, shift, error, queries, documents, first: int, budget: int, rows: slice
-    ) -> int:
-        """The same with int32 products of codes; see `topk_kernels.offer_codes`."""
-        return _kernels().offer_codes(
-            products.numpy(), unit, shift, error, queries, documents, first, budget,
-            self.reach, self.limit, self.low[rows], self.high[rows], self.place[rows],
-            self.fill[rows], self.floor[rows], self.lost[rows],
-        )  # fmt: skip
-
-    def settle(self, rows: slice) -> None:
-        """Drop what the final floor of these queries excludes."""
-        fill = self.fill[rows]
-        _kernels().settle(
-            self.reach, self.low[rows], self.high[rows], self.place[rows], fill, self.floor[rows]
-        )
-        self.lost[rows] |= fill > self.limit
-
-    def places(self, part: slice) -> np.ndarray:
-        """int64[m, w], the live candidates of queries `part`, -1 at the end of shorter rows."""
-        fill = np.where(self.lost[part], 0, self.fill[part])
-        width = int(fill.max(initial=0))
-        used = np.arange(width) < fill[:, None]
-        return np.where(used, self.place[part, :width], -1).astype(np.int64, copy=False)
-
-
-class _TorchCandidates(_Candidates):
-    """The same in torch operations, on any device."""
-
-    def __init__(self, queries: int, reach: int, place_dtype, device: str = "cpu"):
-        import torch
-
-        super().__init__(queries, reach, place_dtype)
-        for name in ("low", "high", "place", "fill", "floor", "lost"):
-            setattr(self, name, torch.from_numpy(getattr(self, name)).to(device))
-
-    def offer(self, scores, first: int, error: np.ndarray, rows: slice) -> None:
-        import torch
-
-        error = torch.from_numpy(error).to(scores.device)
-        lost, fill, floor = self.lost[rows], self.fill[rows], self.floor[rows]
-        lost |= ~(error < torch.inf)
-        hits = scores >= torch.where(lost, torch.inf, floor - error)[:, None]
-        hits &= ~lost[:, None]
-        count = hits.sum(1)
-        roomy = fill + count <= self.low.shape[1]
-        self._squeeze(torch.nonzero(~roomy).flatten(), scores, hits, first, error, rows)
-        hits &= roomy[:, None]
-        row, column = hits.nonzero(as_tuple=True)
-        count *= roomy
-        slot = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-        slot += fill[row]
-        score, e = scores[row, column], error[row]
-        self.low[rows][row, slot] = score - e
-        self.high[rows][row, slot] = score + e
-        self.place[rows][row, slot] = (column + first).to(self.place.dtype)
-        fill += count
-
-    def _squeeze(self, crowded, scores, hits, first, error, rows) -> None:
-        """Merge tile and buffer of the queries whose buffer cannot take all hits."""
-        import torch
-
-        if not len(crowded):
-            return
-        low, high, place = self.low[rows], self.high[rows], self.place[rows]
-        fill, floor, lost = self.fill[rows], self.floor[rows], self.lost[rows]
-        capacity = low.shape[1]
-        unused = torch.arange(capacity, device=low.device) >= fill[crowded, None]
-        score = scores[crowded].masked_fill(~hits[crowded], -torch.inf)
-        e = error[crowded, None]
-        all_low = torch.cat([low[crowded].masked_fill(unused, -torch.inf), score - e], 1)
-        all_high = torch.cat([high[crowded].masked_fill(unused, -torch.inf), score + e], 1)
-        columns = torch.arange(first, first + scores.shape[1], device=low.device)
-        columns = columns.to(place.dtype).expand(len(crowded), -1)
-        all_place = torch.cat([place[crowded], columns], 1)
-        kth = all_low.topk(self.reach, dim=1).values[:, -1]
-        floor[crowded] = torch.maximum(floor[crowded], kth)
-        live = (all_high >= floor[crowded, None]) & (all_high > -torch.inf)
-        best = all_high.masked_fill(~live, -torch.inf).topk(min(capacity, live.shape[1]), dim=1)
-        width = best.indices.shape[1]
-        low[crowded, :width] = all_low.gather(1, best.indices)
-        high[crowded, :width] = best.values
-        place[crowded, :width] = all_place.gather(1, best.indices)
-        fill[crowded] = live.sum(1)
-        lost[crowded] |= live.sum(1) > self.limit
-
-    def settle(self, rows: slice) -> None:
-        import torch
-
-        for some in _slices(rows.stop - rows.start, 4096):
-            part = slice(rows.start + some.start, rows.start + some.stop)
-            low, high, fill = self.low[part], self.high[part], self.fill[part]
-            unused = torch.arange(low.shape[1], device=low.device) >= fill[:, None]
-            kth = low.masked_fill(unused, -torch.inf).topk(self.reach, dim=1).values[:, -1]
-            live = (high >= torch.maximum(self.floor[part], kth)[:, None]) & ~unused
-            order = live.to(torch.int8).argsort(dim=1, descending=True, stable=True)
-            self.place[part] = self.place[part].gather(1, order)
-            fill.copy_(live.sum(1))
-            self.lost[part] |= fill > self.limit
-
-    def places(self, part: slice) -> np.ndarray:
-        import torch
-
-        fill = self.fill[part].masked_fill(self.lost[part], 0)
-        width = int(fill.max()) if len(fill) else 0
-        used = torch.arange(width, device=fill.device) < fill[:, None]
-        place = self.place[part, :width].to(torch.int64)
-        return place.masked_fill(~used, -1).cpu().numpy()
-
-
-def _slices(count: int, size: int) -> Iterator[slice]:
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
-
-
-@dataclass
-class _Lane:
-    """The share of one thread: some queries, and every `stripes`-th tile of documents."""
-
-    rows: slice
-    stripe: int
-    stripes: int
-    candidates: _Candidates
-    # Tiles to go before codes are tried again, and how often they did not pay in a row.
-    pause: int = 0
-    failures: int = 0
-
-
-class _Block:
-    """Document vectors at places first, first + 1, … of the storage order, with their norms."""
-
-    codes: _Codes | None = None
-
-    def __init__(self, documents: Vectors, first: int, stop: int, device: str):
-        import torch
-
-        self.first = first
-        rows = documents.order[first:stop]
-        self.vectors = np.ascontiguousarray(documents.take(rows), dtype=np.float32)
-        self.tensor = torch.from_numpy(self.vectors).to(device)
-        self.norms = torch.linalg.vector_norm(self.tensor, dim=1).cpu().numpy()
-        if not np.isfinite(self.norms).all():  # infinite also where finite values are huge
-            _require_finite(self.vectors, rows, documents.ids, "document")
-
-
-class _Codes:
-    """A block in int8: vectors = centre + step * codes + residue, per dimension."""
-
-    LARGEST_NORM = 1e15  # beyond it float32 arithmetic on the codes could overflow
-
-    def __init__(self, block: _Block):
-        import torch
-
-        vectors = block.vectors
-        codes = np.empty(vectors.shape, np.int8)
-        size, residue = np.empty((2, len(vectors)), np.float32)
-        smallest, largest = _kernels().extremes(vectors)
-        self.centre = (smallest + largest) / 2
-        self.step = np.maximum(largest - self.centre, self.centre - smallest) / np.float32(127)
-        _kernels().encode(vectors, self.centre, self.step, codes, size, residue)
-        self.tensor = torch.from_numpy(codes)
-        # Computed in float32: relative errors of d + 8 roundings, in x itself and in its norm.
-        dim = vectors.shape[1]
-        slack = (dim + 8) * 2.0**-23
-        self.size = size.astype(np.float64) * (1 + slack)
-        self.residue = residue.astype(np.float64) * (1 + slack) + np.sqrt(dim) * 2.0**-60
-        self.residue += 2.0**-22 * (
-            block.norms.astype(np.float64) * (1 + slack) + _norm(self.centre)
-        )
-
-
-class _CodedQueries:
-    """Queries in the units of a block's codes: query * step = unit * codes + rest."""
-
-    def __init__(self, vectors: np.ndarray, block: _Codes):
-        import torch
-
-        codes = np.empty(vectors.shape, np.int8)
-        self.unit, self.shift, self.rest, self.norm = np.empty((4, len(vectors)))
-        _kernels().encode_queries(
-            vectors, block.centre, block.step, codes, self.unit, self.shift, self.rest, self.norm
-        )
-        self.tensor = torch.from_numpy(codes)
-        # Roundings in float64 of the shift and of query * step, relative to their largest parts.
-        largest = _norm(block.centre) + 127 * _norm(block.step)
-        self.slack = self.norm * largest * (vectors.shape[1] + 8) * 2.0**-50 + 2.0**-500
-
-    def error(self, part: slice, size: float, residue: float) -> np.ndarray:
-        """float64[m]: how far unit * product + shift may be from the exact score."""
-        return (self.rest[part] * size + self.norm[part] * residue) * (1 + 1e-9) + self.slack[part]
-
-
-def _norm(vector: np.ndarray) -> float:
-    return float(np.linalg.norm(vector.astype(np.float64)))
-
-
-class _Sweep:
-    """One tile of queries against the blocks that this rank claims."""
-
-    def __init__(self, vectors, documents: Vectors, reach: int, block_rows, device, coded: bool):
-        import torch
-
-        self.vectors, self.documents = vectors, documents
-        self.reach, self.block_rows, self.device = reach, block_rows, device
-        self.tensor = torch.from_numpy(vectors).to(device)
-        norms = torch.linalg.vector_norm(self.tensor, dim=1).cpu().numpy()
-        self.bound = _Bound(norms, vectors.shape[1])
-        self.coded = coded and norms.max(initial=0) < _Codes.LARGEST_NORM
-        self.blocks: list[int] = []
-        self.sheets: list[_Candidates] = []
-
-    def run(self, numbers: Iterator[int]) -> Iterator[int]:
-        """Fill the candidates from blocks `numbers`; yields how many documents are begun."""
-        with (
-            _one_thread_each() as threads,
-            ThreadPoolExecutor(1) as reader,
-            ThreadPoolExecutor(threads) as pool,
-        ):
-            lanes = self._lanes(threads if self.device == "cpu" else 1)
-            pending = None
-            for number in numbers:
-                following = reader.submit(self._read, number)
-                self.blocks.append(number)
-                yield number * self.block_rows
-                if pending is not None:
-                    self._offer(pool, lanes, pending.result())
-                pending = following
-            if pending is not None:
-                self._offer(pool, lanes, pending.result())
-            list(pool.map(lambda lane: lane.candidates.settle(lane.rows), lanes))
-            yield len(self.documents)
-
-    def _read(self, number: int) -> _Block:
-        first = number * self.block_rows
-        stop = min(first + self.block_rows, len(self.documents))
-        block = _Block(self.documents, first, stop, self.device)
-        if self.coded and block.norms.max() < _Codes.LARGEST_NORM:
-            block.codes = _Codes(block)
-        return block
-
-    def _lanes(self, threads: int) -> list[_Lane]:
-        """Threads share the queries and, when these are few, the documents too."""
-        count = len(self.vectors)
-        groups = max(1, min(threads, count // 64))
-        stripes = max(1, threads // groups)
-        dtype = np.int32 if len(self.documents) < 2**31 else np.int64
-        for _ in range(stripes):
-            if self.device == "cpu" and _kernels() is not None:
-                self.sheets.append(_Candidates(count, self.reach, dtype))
-            else:
-                self.sheets.append(_TorchCandidates(count, self.reach, dtype, self.device))
-        return [
-            _Lane(rows, stripe, stripes, sheet)
-            for rows in _slices(count, -(-count // groups))
-            for stripe, sheet in enumerate(self.sheets)
-        ]
-
-    def _offer(self, pool, lanes: list[_Lane], block: _Block) -> None:
-        list(pool.map(lambda lane: self._offer_lane(lane, block), lanes))
-
-    def _offer_lane(self, lane: _Lane, block: _Block) -> None:
-        import torch
-
-        scratch = torch.empty(TILE_QUERIES * TILE_DOCUMENTS, device=self.device)
-        tiles = list(_slices(len(block.norms), TILE_DOCUMENTS))[lane.stripe :: lane.stripes]
-        queries = None
-        if block.codes is not None and tiles:
-            queries = _CodedQueries(self.vectors[lane.rows], block.codes)
-        for tile in tiles:
-            for part in _slices(lane.rows.stop - lane.rows.start, TILE_QUERIES):
-                done = 0
-                if queries is not None:
-                    done = self._offer_codes(lane, block, tile, queries, part, scratch)
-                start = lane.rows.start + part.start + done
-                rows = slice(start, lane.rows.start + part.stop)
-                if start < rows.stop:
-                    self._offer_products(lane.candidates, block, tile, rows, scratch)
-
-    def _offer_products(self, candidates, block: _Block, tile: slice, rows: slice, scratch) -> None:
-        """Float32 products of queries `rows` and a tile of documents."""
-        import torch
-
-        scores = _shaped(scratch, rows.stop - rows.start, tile.stop - tile.start)
-        torch.mm(self.tensor[rows], block.tensor[tile].T, out=scores)
-        error = self.bound(rows, float(block.norms[tile].max()))
-        candidates.offer(scores, block.first + tile.start, error, rows)
-
-    def _offer_codes(self, lane: _Lane, block, tile, queries: _CodedQueries, part, scratch) -> int:
-        """Integer products of codes; returns how many queries of `part` were worth it.
-
-        A hit costs an exact score, so codes pay only while few documents are hits: not at the
-        start, and not where all scores are alike. Then float32 takes over, for ever more tiles.
-        """
-        import torch
-
-        if lane.pause:
-            lane.pause -= 1
-            return 0
-        count, columns = part.stop - part.start, tile.stop - tile.start
-        products = _shaped(scratch.view(torch.int32), count, columns)
-        torch._int_mm(queries.tensor[part], block.codes.tensor[tile].T, out=products)
-        error = queries.error(
-            part, float(block.codes.size[tile].max()), float(block.codes.residue[tile].max())
-        )
-        rows = slice(lane.rows.start + part.start, lane.rows.start + part.stop)
-        done = lane.candidates.offer_codes(
-            products,
-            queries.unit[part],
-            queries.shift[part],
-            error,
-            self.vectors[rows],
-            block.vectors[tile],
-            block.first + tile.start,
-            int(count * columns * HITS_THAT_PAY),
-            rows,
-        )
-        if done < count:
-            lane.pause = 1 << min(lane.failures, 8)
-            lane.failures += 1
-        else:
-            lane.failures = 0
-        return done
-
-    def exact(self, part: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Exact scores float64[m, w] and documents int64[m, w] of queries `part`, in no order.
-
-        They hold at least the best `reach` of this rank's documents; -inf and -1 fill up.
-        """
-        lost = np.zeros(part.stop - part.start, bool)
-        for sheet in self.sheets:
-            lost |= np.asarray(_host(sheet.lost[part]))
-        places = np.concatenate([sheet.places(part) for sheet in self.sheets], axis=1)
-        places[lost] = -1
-        scores = self._score_candidates(part, places)
-        docs = np.where(places < 0, -1, self.documents.order[places])
-        if not lost.any():
-            return scores, docs
-        full_scores, full_docs = self._search_in_full(self.vectors[part][lost])
-        extra = ((0, 0), (0, max(0, full_docs.shape[1] - docs.shape[1])))
-        scores = np.pad(scores, extra, constant_values=-np.inf)
-        docs = np.pad(docs, extra, constant_values=-1)
-        scores[lost, : full_docs.shape[1]], docs[lost, : full_docs.shape[1]] = (
-            full_scores,
-            full_docs,
-        )
+    places, vectors, lost = sweep.places(part), sweep.vectors[part], sweep.lost(part)
+    places[lost] = -1
+    scores = _score_candidates(vectors, places, sweep.documents)
+    docs = np.full(places.shape, -1, np.int64)
+    docs[places >= 0] = sweep.documents.order[places[places >= 0]]
+    if not lost.any():
         return scores, docs
+    if sweep.chosen == "bfloat16":
+        finer = Sweep(
+            vectors[lost], sweep.documents, sweep.reach, sweep.block_rows, sweep.device, "float32"
+        )
+        for _ in finer.run(iter(sweep.blocks)):
+            pass
+        more_scores, more_docs = _scored(finer, slice(0, len(finer.vectors)))
+    else:
+        more_scores, more_docs = _search_in_full(vectors[lost], sweep)
+    extra = ((0, 0), (0, max(0, more_docs.shape[1] - docs.shape[1])))
+    scores = np.pad(scores, extra, constant_values=-np.inf)
+    docs = np.pad(docs, extra, constant_values=-1)
+    scores[lost, : more_docs.shape[1]], docs[lost, : more_docs.shape[1]] = more_scores, more_docs
+    return scores, docs
 
-    def _score_candidates(self, part: slice, places: np.ndarray) -> np.ndarray:
-        """float64, shaped as `places`: exact scores, -inf where the place is -1."""
-        scores = np.full(places.size, -np.inf)
-        # In storage order, so that every vector is read once and the reads go forward.
-        pairs = np.argsort(places, axis=None, kind="stable")
-        sorted_places = places.ravel()[pairs]
-        start = int(np.searchsorted(sorted_places, 0))
-        pairs, sorted_places = pairs[start:], sorted_places[start:]
-        if not len(pairs):
-            return scores.reshape(places.shape)
-        is_new = np.diff(sorted_places, prepend=-1) > 0
-        distinct, ordinal = sorted_places[is_new], np.cumsum(is_new) - 1
-        query_of = pairs // places.shape[1]
-        for some in _slices(len(distinct), default_block_rows(self.documents.dim)):
-            vectors = self.documents.take(self.documents.order[distinct[some]])
-            lo, hi = np.searchsorted(ordinal, [some.start, some.stop])
-            scores[pairs[lo:hi]] = _score_pairs(
-                self.vectors[part], vectors, query_of[lo:hi], ordinal[lo:hi] - some.start
-            )
-        return scores.reshape(places.shape)
 
-    def _search_in_full(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The best `reach` of this rank's documents for each query, by exact scores alone."""
-        chunks = _slices(len(vectors), max(1, PAIR_BUDGET // (self.reach + TILE_DOCUMENTS)))
-        best = [self._search_some_in_full(vectors[chunk]) for chunk in chunks]
-        return tuple(np.concatenate(part) for part in zip(*best, strict=True))
+def _score_candidates(vectors: np.ndarray, places: np.ndarray, documents: Vectors) -> np.ndarray:
+    """float64, shaped as `places`: exact scores, -inf where the place is -1."""
+    scores = np.full(places.size, -np.inf)
+    # In storage order, so that every vector is read once and the reads go forward.
+    pairs = np.argsort(places, axis=None)
+    in_order = places.ravel()[pairs]
+    used = int(np.searchsorted(in_order, 0))
+    pairs, in_order = pairs[used:], in_order[used:]
+    is_new = np.diff(in_order, prepend=-1) > 0
+    distinct, ordinal = in_order[is_new], np.cumsum(is_new) - 1
+    for some in slices(len(distinct), default_block_rows(documents.dim)):
+        read = documents.take(documents.order[distinct[some]])
+        low, high = np.searchsorted(ordinal, [some.start, some.stop])
+        query_of = pairs[low:high] // places.shape[1]
+        scores[pairs[low:high]] = score_pairs(
+            vectors, read, query_of, ordinal[low:high] - some.start
+        )
+    return scores.reshape(places.shape)
 
-    def _search_some_in_full(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ids, count = self.documents.ids, len(vectors)
+
+def _search_in_full(vectors: np.ndarray, sweep: Sweep) -> tuple[np.ndarray, np.ndarray]:
+    """The best `sweep.reach` of the sweep's documents for each query, by exact scores alone."""
+    documents, reach = sweep.documents, sweep.reach
+    found = []
+    for chunk in slices(len(vectors), max(1, PAIR_BUDGET // (reach + TILE_DOCUMENTS))):
+        count = chunk.stop - chunk.start
         best = np.full((count, 0), -np.inf), np.full((count, 0), -1, np.int64)
-        for number in self.blocks:
-            first = number * self.block_rows
-            stop = min(first + self.block_rows, len(self.documents))
-            for tile in _slices(stop - first, TILE_DOCUMENTS):
-                docs = self.documents.order[first + tile.start : first + tile.stop]
-                scores = np.concatenate(
-                    [best[0], _score_all(vectors, self.documents.take(docs))], axis=1
+        for number in sweep.blocks:
+            first = number * sweep.block_rows
+            for tile in slices(min(sweep.block_rows, len(documents) - first), TILE_DOCUMENTS):
+                docs = documents.order[first + tile.start : first + tile.stop]
+                scores = score_all(vectors[chunk], documents.take(docs))
+                docs = np.broadcast_to(docs, scores.shape)
+                best = _ordered(
+                    np.concatenate([best[0], scores], axis=1),
+                    np.concatenate([best[1], docs], axis=1),
+                    reach,
+                    documents.ids,
                 )
-                docs = np.concatenate([best[1], np.broadcast_to(docs, (count, len(docs)))], axis=1)
-                best = _ordered(scores, docs, self.reach, ids)
-        return best
+        found.append(best)
+    return np.concatenate([s for s, _ in found]), np.concatenate([d for _, d in found])
 
 
-class _Bound:
-    """How far a float32 product may be from the exact one; docs/search.md derives it."""
-
-    UNIT = 2.0**-24  # half the distance from 1 to the next float32
-    TINY = 2.0**-126  # smallest normal float32: what flushing to zero may lose
-
-    def __init__(self, query_norms: np.ndarray, dim: int):
-        self.dim = dim
-        # 8 more roundings: the ends of the interval, the threshold and their comparison.
-        n = (dim + 8) * self.UNIT
-        self.gamma = n / (1 - n) if n < 0.5 else np.inf
-        self.query_norms = self._above(query_norms.astype(np.float64))
-
-    def _above(self, norms):
-        """At least the true norm of a vector whose norm was computed in float32."""
-        return norms * (1 + self.gamma) + np.sqrt(self.dim * self.TINY)
-
-    def __call__(self, rows: slice, largest: float) -> np.ndarray:
-        """float32[m]: the error of queries `rows` against documents of at most this norm."""
-        norms, largest = self.query_norms[rows], self._above(largest)
-        size = norms * largest
-        error = self.gamma * size
-        error += self.TINY * (2 * self.dim + 8 + np.sqrt(self.dim) * (norms + largest))
-        error[~(size < 2.0**126)] = np.inf  # a partial sum may overflow
-        return error.astype(np.float32)
-
-
-@contextmanager
-def _one_thread_each():
-    """Torch with one thread per caller, as our own threads share the work. Gives their number."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _shaped(scratch, rows: int, columns: int):
-    return scratch[: rows * columns].view(rows, columns)
-
-
-def _host(array):
-    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
-
-
-def _score_pairs(queries, documents, query_of, document_of) -> np.ndarray:
+def score_pairs(queries, documents, query_of, document_of) -> np.ndarray:
     """float64[p]: `rescore` of queries[query_of] and documents[document_of]."""
     out = np.empty(len(query_of))
-    if (kernels := _kernels()) is not None:
+    if (kernels := topk_candidates.kernels()) is not None:
         kernels.rescore_pairs(queries, documents, query_of, document_of, out)
         return out
-    for some in _slices(len(out), 4096):
+    for some in slices(len(out), 4096):
         out[some] = rescore(queries[query_of[some]], documents[document_of[some]])
     return out
 
 
-def _score_all(queries, documents) -> np.ndarray:
+def score_all(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
     """float64[m, n]: `rescore` of every query with every document."""
     out = np.empty((len(queries), len(documents)))
-    if (kernels := _kernels()) is not None:
+    if (kernels := topk_candidates.kernels()) is not None:
         kernels.rescore_all(queries, documents, out)
         return out
     for row, query in zip(out, queries, strict=True):
-        for some in _slices(len(documents), 4096):
+        for some in slices(len(documents), 4096):
             row[some] = rescore(query, documents[some])
     return out
 

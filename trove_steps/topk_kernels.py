@@ -116,7 +116,7 @@ def settle(k, low, high, place, fill, floor):
 
 @_compile
 def _width(dim):
-    """The number of float64 that `_tree_dot` needs as scratch: half the padded width, at least 8."""
+    """The float64 numbers that `_tree_dot` needs as scratch: half the padded width, at least 8."""
     width = 16
     while width < dim:
         width *= 2

@@ -6,6 +6,7 @@ takes torchrun's arguments. Plain torchrun leaves its workers running when it, o
 it, is killed with SIGKILL; this one watches its parent, and every worker watches it.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    # What went wrong stands in the worker's own words; the agent's log adds only noise.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not any(argument.startswith(("--nnodes", "--standalone")) for argument in arguments):
         arguments.insert(0, "--standalone")

@@ -57,7 +57,10 @@ def main() -> None:
     )
     parser.add_argument("--encoding-cache-dir", type=Path, default=Path("cache"))
     parser.add_argument(
-        "--directory", type=Path, default=Path("results"), help="wandb keeps its files in DIRECTORY/wandb"
+        "--directory",
+        type=Path,
+        default=Path("results"),
+        help="wandb keeps its files in DIRECTORY/wandb",
     )
     parser.add_argument("--record", type=Path, required=True, metavar="FILE", help="written last")
     run(parser.parse_args())

@@ -51,7 +51,7 @@ def per_query(evaluation):
 
 
 class TestAgainstTrecEval:
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(results_of_queries, labels_of_queries, thresholds)
     def test_same_as_trec_eval_on_our_run_file(self, tmp_path_factory, results, labels, threshold):
         assume(judged_queries(results, labels))
@@ -104,7 +104,7 @@ def oracle(ranked, labels, name, threshold):
 
 
 class TestAgainstOracle:
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=120, deadline=None)
     @given(results_of_queries, labels_of_queries, thresholds)
     def test_every_metric_by_its_definition(self, results, labels, threshold):
         assume(judged_queries(results, labels))
@@ -126,7 +126,7 @@ class TestAgainstOracle:
         for name, value in evaluation.metrics.items():
             assert value == fsum(row[name] for row in rows) / len(rows)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(results_of_queries, labels_of_queries, st.integers(1, 3))
     def test_blocks_change_nothing(self, results, labels, rows):
         assume(judged_queries(results, labels))
@@ -137,7 +137,7 @@ class TestAgainstOracle:
             patch.setattr(Ranking, "blocks", lambda self: blocks(self, rows))
             assert evaluate(ranking, make_qrels(labels), [1, 3], measures=ALL_MEASURES) == whole
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(results_of_queries, labels_of_queries, st.integers(1, 5))
     def test_deeper_results_change_nothing(self, results, labels, depth):
         assume(judged_queries(results, labels))
@@ -156,7 +156,7 @@ def orders(found):
 
 
 class TestTies:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(
         st.dictionaries(st.sampled_from(DOCS[:6]), st.sampled_from([2.0, 1.0, 0.0]), min_size=1),
         st.dictionaries(st.sampled_from([*DOCS, "absent"]), st.integers(-1, 3), min_size=1),

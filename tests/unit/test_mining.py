@@ -189,7 +189,7 @@ margins = st.one_of(st.none(), st.sampled_from([0.0, 0.05, 0.5, 2.0]))
 
 
 class TestSelection:
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=120, deadline=None)
     @given(st.data())
     def test_rules_one_by_one(self, data):
         seed = data.draw(st.integers(0, 2**32 - 1))
@@ -325,6 +325,18 @@ class TestSelection:
         assert negatives_of(mined) == {"q": ["n", "twin of n", "x", "z"]}
         assert mined.counts["num_twins"] == 1
 
+    def test_more_twins_than_there_is_room_for(self):
+        """The shortage is the same however deep the search went."""
+        docs = {"p": 9.0} | {f"t{i}": 8.0 for i in range(30)} | {f"x{i}": 1.0 for i in range(30)}
+        ranking = make_ranking({"q": docs})
+        texts = np.array([name if name[0] == "x" else "p" for name in ranking.doc_ids.to_pylist()])
+        qrels = make_qrels({"q": {"p": 1}})
+        deep = mine(ranking, qrels, 20, texts=texts)
+        assert deep.counts["num_missing"] == 14
+        shallow = mine(ranking.head(needed_depth(20, qrels, twins=True)), qrels, 20, texts=texts)
+        assert shallow.audit == deep.audit
+        assert shallow.funnel == deep.funnel
+
     def test_near_twins(self):
         queries = np.array([[1.0, 0.0]], np.float32)
         documents = np.array([[2, 0], [3, 0.01], [1, 1], [0, 0], [-1, 0]], np.float32)
@@ -453,6 +465,7 @@ def scifact(shared_data):
     )
 
 
+@pytest.mark.slow  # imports a trainer library
 @pytest.mark.parametrize(
     "options",
     [

@@ -162,7 +162,7 @@ class TestTrecScores:
         both = trec_scores(make_ranking({"q": one, "r": {}, "s": one}))
         assert both.tolist() == trec_scores(make_ranking({"q": one})).tolist() * 2
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=120, deadline=None)
     @given(
         st.lists(
             st.lists(
@@ -186,10 +186,8 @@ class TestTrecScores:
         )
         rounded = trec_scores(ranking)
         for start, stop in zip(ranking.offsets[:-1], ranking.offsets[1:], strict=True):
-            # Scores this large are told apart only as far as float32 reaches.
             exact = np.clip(ranking.scores[start:stop], -1e38, 1e38)
-            if len(np.unique(exact)) == len(np.unique(ranking.scores[start:stop])):
-                assert_same_ranking(ranking.scores[start:stop], rounded[start:stop])
+            assert_same_ranking(ranking.scores[start:stop], rounded[start:stop])
             distance = np.abs(rounded[start:stop].astype(np.float64) - exact)
             assert (distance <= 64 * np.spacing(np.abs(exact).astype(np.float32) + 1e-30)).all()
 
@@ -222,7 +220,7 @@ class TestWriteTrec:
         assert first.read_bytes() == second.read_bytes()
         assert gzip.decompress(first.read_bytes()) == (tmp_path / "plain").read_bytes()
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(st.lists(st.floats(-1e30, 1e30), max_size=40))
     def test_printed_scores_parse_to_the_same_float32(self, tmp_path_factory, values):
         ranking = make_ranking({"q": {f"d{i}": value for i, value in enumerate(values)}})

@@ -13,12 +13,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trove_steps import topk
+from trove_steps import topk, topk_candidates
 from trove_steps.errors import TroveStepsError
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 SHARED = Path(os.environ.get("TROVE_SHARED", Path(__file__).parents[3] / "shared"))
-PLAIN = [False, True] if topk._kernels() else [True]
+# Ways to the same result: with compiled kernels or without, and the candidate pass. "int8 always"
+# never gives up on codes, however little they pay.
+WAYS = ["torch float32", "torch bfloat16"]
+if topk_candidates.kernels() is not None:
+    WAYS += ["numba float32", "numba bfloat16", "numba int8", "numba int8 always"]
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    """Options of the search for one of the WAYS."""
+    return take_way(request.param, monkeypatch)
+
+
+def take_way(name, monkeypatch):
+    if name.startswith("torch"):
+        monkeypatch.setattr(topk_candidates, "kernels", lambda: None)
+    if "int8" in name:
+        monkeypatch.setattr(topk_candidates, "QUERIES_THAT_PAY", 1)
+    if "always" in name:
+        monkeypatch.setattr(topk_candidates, "HITS_THAT_PAY", 2)
+    return {"candidate_pass": name.split()[1]}
 
 
 class Table:
@@ -155,13 +175,6 @@ HARD = {
 }
 
 
-@pytest.fixture(params=PLAIN, ids=lambda plain: "torch" if plain else "numba")
-def kernels(request, monkeypatch):
-    """Run with the compiled kernels and without."""
-    if request.param:
-        monkeypatch.setattr(topk, "_kernels", lambda: None)
-
-
 def shuffled_ids(count):
     return [f"{j:x}" for j in np.random.default_rng(0).permutation(count)]
 
@@ -175,23 +188,23 @@ def test_rescore_is_within_half_an_ulp_per_addition_of_the_exact_sum():
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 5, 8, 31, 64, 100, 384])
-def test_rescore_has_one_order_of_additions(kernels, dim):
+def test_rescore_has_one_order_of_additions(way, dim):
     q, d = normal(3, 6, dim), normal(4, 6, dim)
     padded = np.zeros((6, 512))
     padded[:, :dim] = q.astype(np.float64) * d.astype(np.float64)
     expected = np.array([tree_sum(row.tolist()) for row in padded])
     assert topk.rescore(q, d).tobytes() == expected.tobytes()
     index = np.arange(6)
-    assert topk._score_pairs(q, d, index, index).tobytes() == expected.tobytes()
+    assert topk.score_pairs(q, d, index, index).tobytes() == expected.tobytes()
     assert topk.rescore(q[2:3], d[2:3])[0] == expected[2]
 
 
 @pytest.mark.parametrize("kind", HARD)
-@pytest.mark.parametrize("depth", [1, 7, 100])
-def test_hard_values(kernels, kind, depth):
-    documents = Table(HARD[kind](700, 24), shuffled_ids(700))
+@pytest.mark.parametrize("depth", [7, 100])
+def test_hard_values(way, kind, depth):
+    documents = Table(HARD[kind](500, 24), shuffled_ids(500))
     queries = Table(np.concatenate([HARD[kind](3, 24), normal(10, 3, 24), -normal(11, 1, 24)]))
-    check(queries, documents, depth, block_rows=128)
+    check(queries, documents, depth, block_rows=128, **way)
 
 
 @settings(max_examples=60, deadline=None)
@@ -240,50 +253,81 @@ def test_chunked_ids_give_the_same_order():
     assert digest(run(queries, documents, 20)) == expected
 
 
-def test_bytes_do_not_depend_on_the_way(monkeypatch):
-    rows = normal(1, 3000, 48)
-    rows[1000:1400] = rows[5]  # more duplicates than fit the candidates of depth 20
-    queries = Table(np.concatenate([normal(2, 150, 48), rows[5:6], rows[7:8]]))
-    ids = shuffled_ids(3000)
+@pytest.mark.parametrize("name", WAYS)
+def test_bytes_do_not_depend_on_the_way(name, monkeypatch):
+    rows = normal(1, 1800, 48)
+    rows[1000:1350] = rows[5]  # more duplicates than fit the candidates of depth 20
+    queries = Table(np.concatenate([normal(2, 120, 48), rows[5:6], rows[7:8]]))
+    ids = shuffled_ids(1800)
     expected = digest(run(queries, Table(rows, ids), 20, block_rows=512))
-    order = np.random.default_rng(3).permutation(3000)
-    ways = [
-        {"block_rows": 64, "query_rows": 11},
-        {"block_rows": 4096, "query_rows": 1},
+    order = np.random.default_rng(3).permutation(1800)
+    shapes = [
+        {"block_rows": 64, "query_rows": 70},
+        {"block_rows": 4096, "query_rows": 9},
         {"block_rows": 700, "world": 2},
         {"block_rows": 700, "world": 3, "query_rows": 40},
         {"block_rows": 3000, "world": 4},
     ]
-    for plain in PLAIN:
-        if plain:
-            monkeypatch.setattr(topk, "_kernels", lambda: None)
-        for way in ways:
-            assert digest(run(queries, Table(rows, ids, order), 20, **way)) == expected, (
-                plain,
-                way,
-            )
+    way = take_way(name, monkeypatch)
+    for shape in shapes:
+        assert digest(run(queries, Table(rows, ids, order), 20, **shape, **way)) == expected, shape
     monkeypatch.setattr(topk, "PAIR_BUDGET", 200)
-    monkeypatch.setattr(topk, "TILE_DOCUMENTS", 37)
-    monkeypatch.setattr(topk, "TILE_QUERIES", 5)
-    assert digest(run(queries, Table(rows, ids), 20, world=2)) == expected
+    monkeypatch.setattr(topk_candidates, "TILE_DOCUMENTS", 37)
+    monkeypatch.setattr(topk_candidates, "TILE_QUERIES", 5)
+    assert digest(run(queries, Table(rows, ids), 20, world=2, **way)) == expected
 
 
-def test_the_interval_holds_the_exact_score():
-    """The float32 product lies within the bound, and the bound is not vacuous."""
-    import torch
+@pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", HARD)
+def test_the_interval_of_a_product_holds_the_exact_score(kind, chosen):
+    q, d = HARD[kind](40, 100).astype(np.float32), HARD[kind](300, 100).astype(np.float32)
+    left, right = (topk_candidates.Factor(torch.from_numpy(x), chosen) for x in (q, d))
+    bound = topk_candidates.Bound(left, 100, chosen)
+    error = bound(slice(0, 40), right.norms.max(), right.residues.max())
+    fast = torch.empty(40, 300)
+    topk_candidates._multiply(left.tensor, right.tensor.T, fast)
+    known = np.isfinite(error)
+    assert np.isfinite(fast.numpy()[known]).all()
+    gap = np.abs(fast.numpy().astype(np.float64) - topk.score_all(q, d))
+    assert (gap[known] <= error[known, None]).all()
+    if kind == "random":
+        assert (
+            error < left.norms * right.norms.max() * (2e-5 if chosen == "float32" else 0.02)
+        ).all()
 
-    for kind, make in HARD.items():
-        q, d = make(40, 100).astype(np.float32), make(300, 100).astype(np.float32)
-        norms = [torch.linalg.vector_norm(torch.from_numpy(x), dim=1).numpy() for x in (q, d)]
-        error = topk._Bound(norms[0], 100)(slice(0, 40), float(norms[1].max()))
-        fast = torch.mm(torch.from_numpy(q), torch.from_numpy(d).T).numpy().astype(np.float64)
-        exact = topk._score_all(q, d)
-        finite = np.isfinite(error)
-        assert (np.abs(fast - exact)[finite] <= error[finite, None]).all(), kind
-        assert np.isfinite(fast[finite]).all(), kind
-    q = normal(1, 1, 100)
-    error = topk._Bound(np.ones(1, np.float32), 100)(slice(0, 1), 1.0)
-    assert error < 1e-5
+
+@pytest.mark.skipif("numba int8" not in WAYS, reason="int8 needs numba")
+@pytest.mark.parametrize(
+    "kind", [kind for kind in HARD if kind not in ("huge", "largest", "one huge")]
+)
+def test_the_interval_of_codes_holds_the_exact_score(kind):
+    q, d = HARD[kind](40, 100).astype(np.float32), HARD[kind](300, 100).astype(np.float32)
+    block = topk_candidates.Codes(d, np.linalg.norm(d, axis=1).astype(np.float32))
+    queries = topk_candidates.CodedQueries(q, block)
+    products = torch._int_mm(queries.tensor, block.tensor.T).numpy()
+    assert (
+        products == queries.tensor.numpy().astype(int) @ block.tensor.numpy().astype(int).T
+    ).all()
+    scores = queries.unit[:, None] * products + queries.shift[:, None]
+    error = queries.error(slice(0, 40), block.size.max(), block.residue.max())
+    assert (np.abs(scores - topk.score_all(q, d)) <= error[:, None]).all()
+    if kind == "random":
+        assert (error < np.linalg.norm(q, axis=1) * np.linalg.norm(d, axis=1).max() * 0.03).all()
+
+
+def test_codes_save_exact_scores(monkeypatch):
+    """Where scores are spread, codes are used and leave few documents to be scored."""
+    if "numba int8" not in WAYS:
+        pytest.skip("int8 needs numba")
+    done = []
+    offer = topk_candidates.Sweep._offer_codes
+    monkeypatch.setattr(
+        topk_candidates.Sweep, "_offer_codes", lambda *args: done.append(offer(*args)) or done[-1]
+    )
+    queries, documents = Table(normal(1, 200, 64)), Table(normal(2, 40_000, 64))
+    found = run(queries, documents, 10, candidate_pass="int8")
+    assert sum(done) > 200 * 5
+    assert digest(found) == digest(run(queries, documents, 10, candidate_pass="float32"))
 
 
 def test_the_bound_is_needed(monkeypatch):
@@ -291,19 +335,19 @@ def test_the_bound_is_needed(monkeypatch):
     documents = Table(np.where(np.arange(64) % 2, -1e5, 1e5) + normal(1, 3000, 64))
     queries = Table(1 + normal(2, 20, 64) / 10)
     check(queries, documents, 300)
-    zero = lambda self, rows, largest: np.zeros(rows.stop - rows.start, np.float32)  # noqa: E731
-    monkeypatch.setattr(topk._Bound, "__call__", zero)
+    zero = lambda self, rows, *_: np.zeros(rows.stop - rows.start, np.float32)  # noqa: E731
+    monkeypatch.setattr(topk_candidates.Bound, "__call__", zero)
     with pytest.raises(AssertionError):
         check(queries, documents, 300)
 
 
-def test_excluded_documents_never_appear(kernels):
+def test_excluded_documents_never_appear(way):
     documents = Table(normal(1, 500, 16))
     queries = Table(documents.rows[:40])
     exclude = np.where(np.arange(40) % 3, np.arange(40), -1)
-    check(queries, documents, 5, exclude, block_rows=100)
-    check(queries, documents, 500, exclude)
-    check(queries, documents, 1000, exclude, world=2, block_rows=50)
+    check(queries, documents, 5, exclude, block_rows=100, **way)
+    check(queries, documents, 500, exclude, **way)
+    check(queries, documents, 1000, exclude, world=2, block_rows=50, **way)
 
 
 def test_progress_ends_at_all_pairs():
@@ -325,6 +369,8 @@ def test_errors_name_the_culprit():
         run(Table(good), Table(good[:, :3]), 2)
     with pytest.raises(TroveStepsError, match="depth is 0"):
         run(Table(good), Table(good), 0)
+    with pytest.raises(TroveStepsError, match="no candidate pass 'int4'"):
+        run(Table(good), Table(good), 2, candidate_pass="int4")
 
 
 @pytest.mark.parametrize("name", ["scifact", "cranfield"])

@@ -93,7 +93,7 @@ def _place(row: int, where: Sequence[tuple[str, int]]) -> str:
         if row < end:
             for batch in read_records(path):
                 if row < start + len(batch.ids):
-                    return f"{path}:{batch.line(row - start)}"
+                    return f"{path}:{batch.lines[row - start]}"
                 start += len(batch.ids)
             break
         start = end

@@ -1,8 +1,9 @@
 """Reading the records of a corpus or of queries: id, title, text."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from types import NoneType
 
 import orjson
 
@@ -23,19 +24,18 @@ from trove_steps.errors import TroveStepsError
 class Batch:
     """Consecutive records of one file: ids, titles (None where missing) and texts, all [n].
 
-    first_line: the line of the first record, counted from 1 (in Parquet and Arrow files the row).
-    lines: the line of each record, where some lines hold no record or a record has several lines.
+    lines: the line on which each record starts, counted from 1; in Parquet and Arrow files the row.
     """
 
     ids: list[str]
     titles: list[str | None]
     texts: list[str]
-    first_line: int
-    lines: Sequence[int] | None = None
+    lines: Sequence[int]
 
-    def line(self, index: int) -> int:
-        """Return the line (or row) on which a record of this batch starts."""
-        return self.first_line + index if self.lines is None else self.lines[index]
+    @property
+    def first_line(self) -> int:
+        """The line (or row) of the first record."""
+        return self.lines[0]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _batches(source: Source, batch_rows: int) -> Iterator[Batch]:
         raise TroveStepsError(
             f"{source.name} is one JSON array: write one object per line, for instance with jq -c '.[]'"
         )
-    if start == b"{" or source.name.lower().endswith((".jsonl", ".json", ".ndjson")):
+    if start == b"{" or ".json" in Path(source.name).name.lower():
         return _from_json_lines(source, batch_rows)
     return _from_rows(source, batch_rows)
 
@@ -96,24 +96,17 @@ def _from_json_lines(source: Source, batch_rows: int) -> Iterator[Batch]:
         for start in range(0, len(block), batch_rows):
             lines = block[start : start + batch_rows]
             try:
-                records, numbers = list(map(orjson.loads, lines)), None
+                records = list(map(orjson.loads, lines))
+                numbers = range(first + start, first + start + len(lines))
             except orjson.JSONDecodeError:
                 records, numbers = _parsed(source, lines, first + start)
             if not records:
                 continue
-            batch = Batch([], [], [], numbers[0] if numbers else first + start, numbers)
-            if set(map(type, records)) != {dict}:
-                _reject_non_objects(source, records, batch)
-            fields = fields or _choose_fields(source, list(records[0]), batch.line(0))
-            yield _checked(
-                source,
-                fields,
-                [record.get(fields.id) for record in records],
-                [record.get(fields.title) for record in records],
-                [record.get(fields.text) for record in records],
-                batch,
-                records,
-            )
+            check_objects(source, records, numbers)
+            if fields is None:
+                fields = _choose_fields(list(records[0]), f"{source.name}:{numbers[0]}")
+            columns = ([record.get(name) for record in records] for name in astuple(fields))
+            yield _checked(source, fields, Batch(*columns, numbers), records)
 
 
 def _parsed(source: Source, lines: list[bytes], first: int) -> tuple[list, list[int]]:
@@ -146,109 +139,55 @@ def parsed_json(source: Source, line: bytes, number: int):
         ) from None
 
 
-def _reject_non_objects(source: Source, records: list, batch: Batch) -> None:
-    for index, record in enumerate(records):
-        if type(record) is not dict:
-            raise TroveStepsError(
-                f"{source.name}:{batch.line(index)}: {shortened(record)} is not a JSON object: "
-                'one {"_id": …, "text": …} per line is expected'
-            )
-
-
-def _choose_fields(source: Source, names: Sequence[str], line: int) -> Fields:
-    """Find out which field is the id; there must be exactly one that may be."""
-    candidates = [name for name in RECORD_ID_NAMES if name in names]
-    where = f"{source.name}:{line}"
-    if not candidates:
-        raise TroveStepsError(
-            f"{where}: no id: one of the fields {', '.join(RECORD_ID_NAMES[:3])} is expected, "
-            f"found {', '.join(map(str, names)) or 'none'}"
-        )
-    if len(candidates) > 1:
-        raise TroveStepsError(
-            f"{where}: both {' and '.join(candidates[:2])} may be the id: rename or drop one of them"
-        )
-    return Fields(candidates[0], "title", "text")
-
-
-def _checked(source: Source, fields: Fields, ids, titles, texts, batch: Batch, records) -> Batch:
-    """Return the batch with these columns, after checking that they are what they should be."""
-    kinds = set(map(type, ids))
-    if kinds != {str}:
-        ids = _as_strings(source, fields, ids, batch, records)
-    _check_texts(source, fields.text, texts, batch, required=True)
-    if set(map(type, titles)) - {str, type(None)}:
-        _check_texts(source, fields.title, titles, batch, required=False)
-    wrong = bad_id(ids)
-    if wrong is not None:
-        raise TroveStepsError(f"{source.name}:{batch.line(wrong)}: {bad_id_message(ids[wrong])}")
-    return Batch(ids, titles, texts, batch.first_line, batch.lines)
-
-
-def _as_strings(source: Source, fields: Fields, ids, batch: Batch, records) -> list[str]:
-    for index, value in enumerate(ids):
-        if type(value) not in (str, int):
-            missing = value is None and records is not None and fields.id not in records[index]
-            what = "is missing" if missing else f"is {shortened(value)}, not a string"
-            raise TroveStepsError(
-                f"{source.name}:{batch.line(index)}: the id (field {fields.id}) {what}: "
-                "give every record an id, as a string"
-            )
-    return [str(value) for value in ids]
-
-
-def _check_texts(source: Source, field: str, values, batch: Batch, required: bool) -> None:
-    if set(map(type, values)) == {str}:
+def check_objects(source: Source, records: list, numbers: Sequence[int]) -> None:
+    """Raise TroveStepsError at the first record that is not a JSON object."""
+    if set(map(type, records)) == {dict}:
         return
-    for index, value in enumerate(values):
-        if type(value) is str or (value is None and not required):
-            continue
-        what = "is missing or null" if value is None else f"is {shortened(value)}, not a string"
-        raise TroveStepsError(
-            f"{source.name}:{batch.line(index)}: the field {field} {what}; an empty text is written \"\""
-        )
+    number, record = next(x for x in zip(numbers, records, strict=True) if type(x[1]) is not dict)
+    raise TroveStepsError(
+        f"{source.name}:{number}: {shortened(record)} is not a JSON object: one object per line is "
+        "expected"
+    )
 
 
 def _from_rows(source: Source, batch_rows: int) -> Iterator[Batch]:
     mark = delimiter(source)
     if mark is None and source.head.strip():
+        first = source.head.lstrip().partition(b"\n")[0].decode(errors="replace").strip()
         raise TroveStepsError(
-            f"{source.name}:1: neither JSON nor a tab or comma in {shortened(_first_line(source))}: "
-            "the formats are JSON lines, CSV, TSV, Parquet and Arrow"
+            f"{source.name}:1: neither JSON nor a tab or comma in {shortened(first)}: the formats are "
+            "JSON lines, CSV, TSV, Parquet and Arrow"
         )
-    fields, names = None, []
+    fields = None
     for numbers, rows in (tsv_rows if mark == "\t" else csv_rows)(source):
-        if fields is None:
-            fields, names, header = _header(source, rows[0], numbers[0])
-            rows, numbers = rows[header:], numbers[header:]
-        check_widths(rows, numbers, len(names), source.name)
+        if fields is None and rows:
+            width = len(rows[0])
+            fields, columns = _layout(rows[0], f"{source.name}:{numbers[0]}")
+            if fields:
+                numbers, rows = numbers[1:], rows[1:]
+            fields = fields or Fields("1", "none", "2")
+        check_widths(rows, numbers, width, source.name)
         for start in range(0, len(rows), batch_rows):
-            part = rows[start : start + batch_rows]
-            columns = dict(zip(names, zip(*part, strict=True), strict=True))
-            batch = Batch([], [], [], numbers[start], numbers[start : start + batch_rows])
-            titles = columns.get(fields.title, [None] * len(part))
-            yield _checked(
-                source,
-                fields,
-                list(columns[fields.id]),
-                list(titles),
-                list(columns[fields.text]),
-                batch,
-                None,
-            )
+            part, lines = rows[start : start + batch_rows], numbers[start : start + batch_rows]
+            values = [
+                [None] * len(part) if column is None else [row[column] for row in part]
+                for column in columns
+            ]
+            yield _checked(source, fields, Batch(*values, lines))
 
 
-def _header(source: Source, row: list[str], line: int) -> tuple[Fields, list[str], int]:
-    """Return the fields, the names of all columns and how many rows the header takes."""
-    names = [name.strip() for name in row]
-    if "text" in names:
-        return _choose_fields(source, names, line), names, 1
-    if len(row) != 2:
-        raise TroveStepsError(
-            f"{source.name}:{line}: {len(row)} columns and no header with `text` among them: give the "
-            "columns names (_id, title, text), or have two columns, id and text"
-        )
-    return Fields("id", "title", "text"), ["id", "text"], 0
+def _layout(row: list[str], where: str) -> tuple[Fields | None, list[int | None]]:
+    """Return the fields that a header names (None without header) and the columns of id, title, text."""
+    names = [cell.strip().strip('"') for cell in row]
+    if "text" in names or any(name in RECORD_ID_NAMES for name in names):
+        fields = _choose_fields(names, where)
+        return fields, [names.index(x) if x in names else None for x in astuple(fields)]
+    if len(row) == 2:
+        return None, [0, None, 1]
+    raise TroveStepsError(
+        f"{where}: no header with an id (such as _id) and text among {shortened(names)}: add one; only "
+        "a file with two columns, id and text, can go without"
+    )
 
 
 def _from_columns(source: Source, batch_rows: int) -> Iterator[Batch]:
@@ -256,19 +195,68 @@ def _from_columns(source: Source, batch_rows: int) -> Iterator[Batch]:
 
     def choose(names: list[str]) -> list[str]:
         nonlocal fields
-        fields = _choose_fields(source, names, 1)
-        if fields.text not in names:
-            raise TroveStepsError(f"{source.name}: no column text; there are {', '.join(names)}")
-        return [name for name in (fields.id, fields.title, fields.text) if name in names]
+        fields = _choose_fields(names, source.name)
+        return [name for name in astuple(fields) if name in names]
 
-    for first, part in column_batches(source, choose, batch_rows):
-        columns = {name: part.column(name).to_pylist() for name in part.schema.names}
-        titles = columns.get(fields.title, [None] * part.num_rows)
-        batch = Batch([], [], [], first)
-        yield _checked(
-            source, fields, columns[fields.id], titles, columns[fields.text], batch, None
+    for row, batch in column_batches(source, choose, batch_rows):
+        values = [
+            batch.column(name).to_pylist()
+            if name in batch.schema.names
+            else [None] * batch.num_rows
+            for name in astuple(fields)
+        ]
+        if batch.num_rows:
+            yield _checked(source, fields, Batch(*values, range(row, row + batch.num_rows)))
+
+
+def _choose_fields(names: list[str], where: str) -> Fields:
+    ids = [name for name in names if name in RECORD_ID_NAMES]
+    has = f"it has {', '.join(map(repr, names[:12])) or 'none'}"
+    if not ids:
+        raise TroveStepsError(f"{where}: no id field: {has}; name the id field _id")
+    if len(ids) > 1:
+        raise TroveStepsError(
+            f"{where}: {len(ids)} id fields, {' and '.join(ids)}: keep one of them, or name it _id and "
+            "rename the others"
         )
+    if "text" not in names:
+        raise TroveStepsError(f"{where}: no field 'text': {has}; name the field of the text so")
+    return Fields(ids[0], "title", "text")
 
 
-def _first_line(source: Source) -> str:
-    return source.head.lstrip().partition(b"\n")[0].decode(errors="replace").strip()
+def _checked(
+    source: Source, fields: Fields, batch: Batch, records: list[dict] | None = None
+) -> Batch:
+    """Return the batch with its ids as strings; raise at the first record that is no good."""
+    ids = batch.ids
+    if (kinds := set(map(type, ids))) != {str}:
+        if not kinds <= {str, int}:
+            _reject(source, batch, fields.id, ids, (str, int), "a string or an integer", records)
+        ids = list(map(str, ids))
+    if set(map(type, batch.texts)) != {str}:
+        _reject(source, batch, fields.text, batch.texts, (str,), "a string", records)
+    if not set(map(type, batch.titles)) <= {str, NoneType}:
+        kinds = (str, NoneType)
+        _reject(source, batch, fields.title, batch.titles, kinds, "a string or null", records)
+    if (index := bad_id(ids)) is not None:
+        where = f"{source.name}:{batch.lines[index]}"
+        raise TroveStepsError(f"{where}: {bad_id_message(ids[index])}")
+    return replace(batch, ids=ids)
+
+
+def _reject(
+    source: Source,
+    batch: Batch,
+    field: str,
+    values: list,
+    kinds: tuple[type, ...],
+    expected: str,
+    records: list[dict] | None,
+) -> None:
+    """Raise at the first value that has none of the expected types."""
+    index = next(i for i, value in enumerate(values) if type(value) not in kinds)
+    where = f"{source.name}:{batch.lines[index]}"
+    if records and field not in records[index]:
+        raise TroveStepsError(f"{where}: the field {field!r} is missing: every record needs it")
+    found = "null" if values[index] is None else shortened(values[index])
+    raise TroveStepsError(f"{where}: {field!r} is {found}, where {expected} is needed")

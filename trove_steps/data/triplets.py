@@ -1,0 +1,351 @@
+"""Judgments in columns: TSV, CSV, TREC, Parquet and Arrow files."""
+
+import csv
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trove_steps.data.ids import (
+    DOC_ID_NAMES,
+    QUERY_ID_NAMES,
+    SEPARATOR,
+    bad_id,
+    bad_id_message,
+    shortened,
+)
+from trove_steps.data.opening import Source
+from trove_steps.data.tables import check_utf8, column_batches
+from trove_steps.errors import TroveStepsError
+
+SCORE_NAMES = ("score", "relevance", "rel", "label")
+ROLES = {"query": QUERY_ID_NAMES, "document": DOC_ID_NAMES, "score": SCORE_NAMES}
+EXPECTED = "expected are the columns query-id, corpus-id and score, or TREC's four"
+READ_AHEAD = 8 << 20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a text file holds its judgments.
+
+    mark: what separates columns; a space stands for any run of spaces and tabs.
+    columns: the indices of query, document and score; width: the number of columns of every line.
+    header: whether the first line that is not blank names the columns.
+    """
+
+    mark: str
+    columns: tuple[int, int, int]
+    width: int
+    header: bool
+
+    def describe(self) -> str:
+        """Return the layout in words."""
+        kind = {"\t": "TSV", ",": "CSV", " ": "columns separated by spaces"}[self.mark]
+        if not self.header and self.width == 4:
+            return f"TREC qrels ({kind})"
+        return f"{kind} {'with' if self.header else 'without'} header"
+
+    def split(self, line: str) -> list[str]:
+        """Split one line into its columns."""
+        line = line.rstrip("\r\n")
+        if self.mark == ",":
+            return next(csv.reader([line], strict=True), [])
+        return line.split() if self.mark == " " else line.split(self.mark)
+
+
+def text_judgments(source: Source, path: Path | str):
+    """Return (format in words, table) of a TSV, CSV or TREC file."""
+    import pyarrow as pa
+
+    layout = _layout(source)
+    try:
+        table = _load(source, layout)
+        query, doc, score = (table.column(f"c{c}") for c in layout.columns)
+        table = finished(query, doc, score)
+    except pa.ArrowInvalid as error:
+        # Arrow's message has no line number: look for the reason line by line.
+        with Source(path, source.name) as again:
+            _explain(again, layout)
+        reason = str(error).splitlines()[0]
+        raise TroveStepsError(
+            f"{source.name}: not readable as {layout.describe()}: {reason}"
+        ) from None
+    return layout.describe(), table
+
+
+def finished(query, doc, score):
+    """Return the table of three columns, ids checked, scores as int64 or else double.
+
+    Raises pyarrow.ArrowInvalid for an id or a score that is none.
+    """
+    import pyarrow as pa
+
+    ids = [_checked_ids(column) for column in (query, doc)]
+    return pa.table({"query_id": ids[0], "doc_id": ids[1], "score": _numbers(score)})
+
+
+def _checked_ids(ids):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ids = ids.cast(pa.string())
+    if _has_separator(ids):
+        ids = pc.utf8_trim_whitespace(ids)
+        if _has_separator(ids):
+            raise pa.ArrowInvalid("an id with white space")
+    if ids.null_count or pc.any(pc.equal(pc.binary_length(ids), 0)).as_py():
+        raise pa.ArrowInvalid("an empty id")
+    return ids
+
+
+def _has_separator(ids) -> bool:
+    for chunk in ids.chunks:
+        _, offsets, values = chunk.buffers()
+        if values is None or not len(chunk):
+            continue
+        import numpy as np
+
+        ends = np.frombuffer(offsets, np.int32)[[chunk.offset, chunk.offset + len(chunk)]]
+        if SEPARATOR.search(memoryview(values)[ends[0] : ends[1]]):
+            return True
+    return False
+
+
+def _numbers(score):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_string(score.type):
+        score = pc.utf8_trim_whitespace(score)
+    try:
+        return score.cast(pa.int64())
+    except pa.ArrowInvalid:
+        score = score.cast(pa.float64())
+    if score.null_count or not pc.all(pc.is_finite(score)).as_py():
+        raise pa.ArrowInvalid("a score that is not a finite number")
+    return score
+
+
+def _layout(source: Source) -> Layout:
+    """Find separator and columns by the first line that is not blank."""
+    number, first = _first_line(source)
+    where = f"{source.name}:{number}"
+    check_utf8(first, where)
+    line = first.decode()
+    mark = _separator(line)
+    if mark is None:
+        raise TroveStepsError(f"{where}: {shortened(line.strip())} is not a judgment: {EXPECTED}")
+    cells = Layout(mark, (0, 0, 0), 0, False).split(line)
+    names = [cell.strip().strip('"').lower() for cell in cells]
+    found = {
+        role: [i for i, name in enumerate(names) if name in known] for role, known in ROLES.items()
+    }
+    if all(len(columns) == 1 for columns in found.values()):
+        return Layout(mark, tuple(c[0] for c in found.values()), len(cells), True)
+    if any(found.values()):
+        missing = [role for role, columns in found.items() if len(columns) != 1]
+        raise TroveStepsError(
+            f"{where}: the header {shortened(names)} should name the {missing[0]} column once, by one "
+            f"of {', '.join(ROLES[missing[0]])}"
+        )
+    if len(cells) not in (3, 4):
+        what = " (a run file, not judgments?)" if len(cells) == 6 else ""
+        raise TroveStepsError(f"{where}: {len(cells)} columns{what}: {EXPECTED}")
+    columns = (0, 1, 2) if len(cells) == 3 else (0, 2, 3)
+    if not _is_number(cells[-1]):
+        raise TroveStepsError(
+            f"{where}: the last column, {shortened(cells[-1])}, is no number, and the line is no known "
+            f"header: {EXPECTED}"
+        )
+    return Layout(mark, columns, len(cells), False)
+
+
+def _first_line(source: Source) -> tuple[int, bytes]:
+    for number, line in enumerate(source.head.split(b"\n"), 1):
+        if line.strip():
+            return number, line
+    raise TroveStepsError(
+        f"{source.name} holds no judgments" + ("" if source.head else ": the file is empty")
+    )
+
+
+def _separator(line: str) -> str | None:
+    words = line.split()
+    if "\t" in line:
+        tabbed = len(line.split("\t")) in (3, 4) or len(words) not in (3, 4)
+        return "\t" if tabbed else " "
+    if len(words) == 4 and _is_number(words[3]) and not words[0].endswith(","):
+        return " "
+    if line.count(",") >= 2:
+        return ","
+    return " " if len(words) >= 3 else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text)) and "_" not in text
+    except ValueError:
+        return False
+
+
+def _load(source: Source, layout: Layout):
+    """Return the three columns of a text file, as strings, named c0, c1, … by their place."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    names = [f"c{i}" for i in range(layout.width)]
+    wanted = [names[i] for i in layout.columns]
+    stream = pa.PythonFile(_Stream(source, layout), mode="r")
+    return arrow_csv.read_csv(
+        stream,
+        read_options=arrow_csv.ReadOptions(column_names=names, block_size=READ_AHEAD),
+        parse_options=arrow_csv.ParseOptions(
+            delimiter="," if layout.mark == "," else "\t",
+            quote_char='"' if layout.mark == "," else False,
+        ),
+        convert_options=arrow_csv.ConvertOptions(
+            include_columns=wanted,
+            column_types=dict.fromkeys(wanted, pa.string()),
+            strings_can_be_null=False,
+        ),
+    )
+
+
+class _Stream:
+    """The lines of a source below its header, as a file; runs of white space as one tab if asked."""
+
+    def __init__(self, source: Source, layout: Layout):
+        self._blocks = _blocks(source, layout)
+        self._rest = b""
+        self.closed = False
+
+    def read(self, size: int) -> bytes:
+        if not self._rest:
+            self._rest = next(self._blocks, b"")
+        block, self._rest = self._rest[:size], self._rest[size:]
+        return block
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _blocks(source: Source, layout: Layout) -> Iterator[bytes]:
+    header = layout.header
+    for _, lines in source.lines():
+        if header:
+            lines = _below_first(lines)
+            header = lines is None
+            lines = lines or []
+        if not lines:
+            continue
+        block = b"\n".join(lines) + b"\n"
+        if layout.mark == " ":
+            block = block.replace(b" ", b"\t")
+            if (
+                any(mark in block for mark in (b"\t\t", b"\n\t", b"\t\n", b"\t\r"))
+                or block[:1] == b"\t"
+            ):
+                block = b"".join(b"\t".join(line.split()) + b"\n" for line in lines)
+        yield block
+
+
+def _below_first(lines: list[bytes]) -> list[bytes] | None:
+    """Return the lines below the first that is not blank, None if all are blank."""
+    for index, line in enumerate(lines):
+        if line.strip():
+            return lines[index + 1 :]
+    return None
+
+
+def _explain(source: Source, layout: Layout) -> None:
+    """Raise TroveStepsError at the first line that is not a judgment, if there is one."""
+    header = layout.header
+    for first, lines in source.lines():
+        for number, line in enumerate(lines, first):
+            if header or not line.strip(b"\r"):
+                header = header and not line.strip()
+                continue
+            where = f"{source.name}:{number}"
+            check_utf8(line, where)
+            _check_line(line.decode(), layout, where)
+
+
+def _check_line(line: str, layout: Layout, where: str) -> None:
+    try:
+        cells = layout.split(line)
+    except csv.Error as error:
+        raise TroveStepsError(f"{where}: not valid CSV ({error}): correct the quotes") from None
+    if len(cells) != layout.width:
+        raise TroveStepsError(
+            f"{where}: {len(cells)} columns where the first line has {layout.width}: correct the line "
+            "or remove it"
+        )
+    query, doc, score = (cells[c].strip() for c in layout.columns)
+    if (index := bad_id([query, doc])) is not None:
+        raise TroveStepsError(f"{where}: {bad_id_message((query, doc)[index])}")
+    if not _is_number(score):
+        raise TroveStepsError(f"{where}: the score {shortened(score)} is not a finite number")
+
+
+def column_judgments(source: Source):
+    """Return (format in words, table) of a Parquet or Arrow file."""
+    import pyarrow as pa
+
+    chosen: list[str] = []
+    parts = []
+    for row, batch in column_batches(source, _chooser(source.name, chosen), 1 << 16):
+        columns = [pa.chunked_array([batch.column(name)]) for name in chosen]
+        _check_types(source.name, chosen, columns)
+        try:
+            parts.append(finished(*columns))
+        except pa.ArrowInvalid as error:
+            _explain_columns(source.name, row, columns)
+            raise TroveStepsError(f"{source.name}: from row {row} on: {error}") from None
+    schema = [("query_id", pa.string()), ("doc_id", pa.string()), ("score", pa.int64())]
+    empty = pa.schema(schema).empty_table()
+    return source.format, pa.concat_tables([empty, *parts], promote_options="permissive")
+
+
+def _chooser(name: str, chosen: list[str]) -> Callable[[list[str]], list[str]]:
+    def choose(names: list[str]) -> list[str]:
+        for role, known in ROLES.items():
+            found = [column for column in names if column.lower() in known]
+            if len(found) != 1:
+                raise TroveStepsError(
+                    f"{name}: the columns {shortened(names)} should hold the {role} once, by one of the "
+                    f"names {', '.join(known)}"
+                )
+            chosen.append(found[0])
+        return list(chosen)
+
+    return choose
+
+
+def _check_types(name: str, names: list[str], columns: list) -> None:
+    import pyarrow as pa
+
+    types = pa.types
+    for column, values, numeric in zip(names, columns, (False, False, True), strict=True):
+        kind = values.type.value_type if types.is_dictionary(values.type) else values.type
+        texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+        fits = types.is_integer(kind) or (types.is_floating(kind) if numeric else texts)
+        if not fits:
+            expected = "numbers" if numeric else "strings or integers"
+            raise TroveStepsError(f"{name}: the column {column!r} holds {kind}, not {expected}")
+
+
+def _explain_columns(name: str, row: int, columns: list) -> None:
+    """Raise TroveStepsError at the first row that is not a judgment, if there is one."""
+    for number, cells in enumerate(zip(*(c.to_pylist() for c in columns), strict=True), row):
+        if None in cells:
+            raise TroveStepsError(
+                f"{name}:{number}: a value is null: every judgment needs all three"
+            )
+        ids = [str(cell).strip() for cell in cells[:2]]
+        if (index := bad_id(ids)) is not None:
+            raise TroveStepsError(f"{name}:{number}: {bad_id_message(ids[index])}")
+        if not math.isfinite(cells[2]):
+            raise TroveStepsError(f"{name}:{number}: the score {cells[2]} is not a finite number")
