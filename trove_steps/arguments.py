@@ -34,10 +34,9 @@ def model_flags(given: dict, role: str) -> list[str]:
     flags = []
     for name in model_options(role):
         if name in given and name not in ("model_name_or_path", "model_revision"):
-            flags += [
-                _flag(name),
-                str(given[name]).lower() if given[name] in (True, False) else str(given[name]),
-            ]
+            value = given[name]
+            shown = str(value).lower() if isinstance(value, bool) else str(value)
+            flags.append(f"{_flag(name)}={shown}")
     return flags
 
 

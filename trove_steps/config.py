@@ -103,7 +103,7 @@ def _explain(error: jsonschema.ValidationError) -> list[str]:
         return [f"{where}: {_shown(value)} is not {wanted}"]
     if rule == "pattern" and "propertyNames" in error.absolute_schema_path:
         return [
-            f"{_dotted([*error.absolute_path, value])}: a name may hold letters, digits, '.', '_' and '-' only"
+            f"{_dotted([*error.absolute_path, value])}: a name holds only letters, digits, '.', '_', '-'"
         ]
     if rule == "minProperties":
         return [f"{where}: empty; name at least one"]

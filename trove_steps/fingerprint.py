@@ -4,6 +4,7 @@ Snakemake's rules read only the links `in/{digest}`: a file that was touched, mo
 the same link and causes no job; a file that was edited has another one.
 """
 
+import contextlib
 import hashlib
 import os
 import time
@@ -103,7 +104,6 @@ def _recall(memo: Path) -> dict | None:
 
 
 def _remember(memo: Path, record: dict) -> None:
-    try:
+    # A cache that can't be written costs time, not correctness.
+    with contextlib.suppress(OSError):
         write_json(memo, record)
-    except OSError:
-        pass  # a cache that can't be written costs time, not correctness

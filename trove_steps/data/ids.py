@@ -21,6 +21,7 @@ DOC_ID_NAMES = (
     "corpus_id",
     "pid",
 )
+SCORE_NAMES = ("score", "relevance", "rel", "label")
 RECORD_ID_NAMES = ("_id", "id", *QUERY_ID_NAMES, *DOC_ID_NAMES)
 
 # White space of Unicode and control characters, as UTF-8.

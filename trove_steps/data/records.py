@@ -95,11 +95,7 @@ def _from_json_lines(source: Source, batch_rows: int) -> Iterator[Batch]:
     for first, block in source.lines():
         for start in range(0, len(block), batch_rows):
             lines = block[start : start + batch_rows]
-            try:
-                records = list(map(orjson.loads, lines))
-                numbers = range(first + start, first + start + len(lines))
-            except orjson.JSONDecodeError:
-                records, numbers = _parsed(source, lines, first + start)
+            records, numbers = parse_lines(source, lines, first + start)
             if not records:
                 continue
             check_objects(source, records, numbers)
@@ -109,17 +105,16 @@ def _from_json_lines(source: Source, batch_rows: int) -> Iterator[Batch]:
             yield _checked(source, fields, Batch(*columns, numbers), records)
 
 
-def _parsed(source: Source, lines: list[bytes], first: int) -> tuple[list, list[int]]:
-    """Parse lines one by one, leaving out blank ones; return the records and their line numbers."""
-    records, numbers = [], []
-    for number, line in enumerate(lines, first):
-        if line.strip():
-            records.append(parsed_json(source, line, number))
-            numbers.append(number)
-    return records, numbers
+def parse_lines(source: Source, lines: list[bytes], first: int) -> tuple[list, Sequence[int]]:
+    """Parse lines of JSON, leaving out blank ones; return the values and their line numbers."""
+    try:
+        return list(map(orjson.loads, lines)), range(first, first + len(lines))
+    except orjson.JSONDecodeError:
+        numbers = [number for number, line in enumerate(lines, first) if line.strip()]
+        return [_parsed(source, lines[number - first], number) for number in numbers], numbers
 
 
-def parsed_json(source: Source, line: bytes, number: int):
+def _parsed(source: Source, line: bytes, number: int):
     """Parse one line of JSON; what is wrong with it is said with its place."""
     try:
         return orjson.loads(line)

@@ -9,6 +9,7 @@ from pathlib import Path
 from trove_steps.data.ids import (
     DOC_ID_NAMES,
     QUERY_ID_NAMES,
+    SCORE_NAMES,
     SEPARATOR,
     bad_id,
     bad_id_message,
@@ -18,7 +19,6 @@ from trove_steps.data.opening import Source
 from trove_steps.data.tables import check_utf8, column_batches
 from trove_steps.errors import TroveStepsError
 
-SCORE_NAMES = ("score", "relevance", "rel", "label")
 ROLES = {"query": QUERY_ID_NAMES, "document": DOC_ID_NAMES, "score": SCORE_NAMES}
 EXPECTED = "expected are the columns query-id, corpus-id and score, or TREC's four"
 READ_AHEAD = 8 << 20
