@@ -1,5 +1,6 @@
 """The real workflow in a temporary folder."""
 
+import json
 import os
 import re
 import subprocess
@@ -52,10 +53,10 @@ class Workflow:
             **options,
         )
 
-    def run(self, *arguments: str, expect: int = 0) -> str:
+    def run(self, *arguments: str, expect: int = 0, timeout: float = 500) -> str:
         """Run snakemake; return all it printed."""
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=500)
+        output, _ = process.communicate(timeout=timeout)
         assert process.returncode == expect, output
         return output
 
@@ -67,8 +68,6 @@ class Workflow:
         return {rule: int(count) for rule, count in jobs.items() if rule in (*COMPUTING, "track")}
 
     def metrics(self, dataset: str, model: str) -> dict:
-        import json
-
         return json.loads((self.folder / "results" / dataset / model / "metrics.json").read_text())
 
 

@@ -1,0 +1,83 @@
+"""Mistakes of the user's: one clear message, before anything runs, and no traceback."""
+
+import pytest
+
+from tests.conftest import write_jsonl
+
+pytestmark = pytest.mark.xdist_group("mistakes")
+
+
+def fails_with(workflow, message: str, *arguments: str) -> None:
+    output = workflow.run(*arguments, expect=1)
+    assert message in output, output
+    assert "Traceback" not in output, output
+
+
+def test_unknown_key(workflow):
+    workflow.config["evaluation"]["ir_metric_k_values"] = [10]
+    fails_with(
+        workflow,
+        "evaluation.ir_metric_k_values: unknown key; did you mean 'ir_metrics_k_values'?",
+    )
+
+
+def test_missing_file(workflow):
+    workflow.config["datasets"]["tiny"]["corpus_path"] = "data/corpus.json"
+    fails_with(workflow, "did you mean 'data/corpus.jsonl'?")
+
+
+def test_unknown_model_in_pairs(workflow):
+    workflow.config["pairs"] = [{"models": "brt"}]
+    fails_with(workflow, "pairs[0].models: no model is named 'brt'; did you mean 'bert'?")
+
+
+def test_pairs_restrict_the_work(workflow, other_model):
+    models = workflow.config["models"]
+    models["other"] = {**models["bert"], "model_name_or_path": str(other_model)}
+    workflow.config["pairs"] = [{"models": "other"}]
+    assert workflow.planned()["encode_corpus"] == 1
+
+
+def test_task_without_section(workflow):
+    del workflow.config["mining"]
+    fails_with(workflow, "mining: the configuration has no such section", "mine")
+
+
+def test_model_without_pooling(workflow):
+    del workflow.config["models"]["bert"]["pooling"]
+    fails_with(workflow, "models.bert.pooling: must be set to one of mean, first_token, last_token")
+
+
+def test_a_folder_that_is_no_model(workflow):
+    workflow.config["models"]["bert"]["model_name_or_path"] = "data"
+    fails_with(workflow, "config.json")
+
+
+def test_a_broken_line_is_named_by_file_and_line(workflow):
+    with open(workflow.folder / "data" / "corpus.jsonl", "a") as file:
+        file.write('{"_id": "broken", "text": \n')
+    fails_with(workflow, "data/corpus.jsonl:61: not valid JSON")
+    assert not (workflow.folder / "results" / "tiny" / "bert" / "metrics.json").exists()
+
+
+def test_a_repeated_id_names_both_lines(workflow):
+    corpus = workflow.folder / "data" / "corpus.jsonl"
+    corpus.write_text(corpus.read_text() + '{"_id": "d0", "title": "", "text": "again"}\n')
+    fails_with(workflow, "data/corpus.jsonl:61: the id 'd0' is already taken at")
+
+
+def test_judgments_of_another_collection(workflow):
+    (workflow.folder / "data" / "qrels.tsv").write_text("x1\td1\t1\n")
+    fails_with(workflow, "none of the 12 searched queries")
+
+
+def test_named_targets_and_lists_of_files(workflow):
+    data = workflow.folder / "data"
+    write_jsonl(data / "more.jsonl", [{"_id": "extra", "title": "shock", "text": "wave"}])
+    workflow.config["datasets"]["tiny"]["corpus_path"] = ["data/corpus.jsonl", "data/more.jsonl"]
+    workflow.run("encode")
+    assert workflow.planned("encode") == {}
+    assert workflow.planned("evaluate") == {"search": 1, "score": 1}
+    assert workflow.planned("mine") == {"search": 1, "mine_negatives": 1}
+    (record,) = (workflow.folder / "cache" / "embeddings").glob("*/records.jsonl")
+    assert '"rows": 61' in record.read_text() or '"rows": 12' in record.read_text()

@@ -1,0 +1,34 @@
+"""report_to: [wandb] in the real workflow, offline."""
+
+import pytest
+
+pytestmark = pytest.mark.xdist_group("tracking")
+
+
+def test_evaluations_are_logged_and_updated(workflow, monkeypatch):
+    workflow.config["evaluation"].update(
+        report_to=["wandb"], wandb={"project": "checks", "mode": "offline"}
+    )
+    del workflow.config["mining"]
+    output = workflow.run()
+    assert "warning" not in output
+    (first,) = (workflow.folder / "results" / "wandb").glob("offline-run-*")
+    assert workflow.planned() == {}
+    workflow.config["evaluation"]["ir_metrics_k_values"] = [1, 5]
+    assert workflow.planned() == {"score": 1, "track": 1}
+    workflow.run()
+    runs = list((workflow.folder / "results" / "wandb").glob("offline-run-*"))
+    assert {run.name.rsplit("-", 1)[1] for run in runs} == {first.name.rsplit("-", 1)[1]}
+
+
+def test_a_tracker_out_of_reach_is_a_warning_and_is_tried_again(workflow, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(workflow.folder))
+    monkeypatch.setenv("NETRC", str(workflow.folder / "none"))
+    workflow.config["evaluation"].update(report_to="wandb", wandb={"mode": "online"})
+    del workflow.config["mining"]
+    output = workflow.run()
+    assert "warning: tiny/bert:" in output
+    assert workflow.metrics("tiny", "bert")["num_judged"] == 11
+    assert workflow.planned() == {"track": 1}
