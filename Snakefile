@@ -1,8 +1,8 @@
 """Dense-retrieval inference: encode, search, score and mine, for many models and data sets.
 
-    snakemake                              what config/config.yaml asks for
-    snakemake --configfile my.yaml         what my.yaml asks for, and nothing else
-    snakemake evaluate | mine | encode     one task
+snakemake                              what config/config.yaml asks for
+snakemake --configfile my.yaml         what my.yaml asks for, and nothing else
+snakemake evaluate | mine | encode     one task
 """
 
 from snakemake.utils import min_version

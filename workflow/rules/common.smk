@@ -8,7 +8,9 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.plan import Plan
 from trove_steps.summarise import closing_words
 
-DEMO_FILES = {f"demo/{name}" for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv", "model")}
+DEMO_FILES = {
+    f"demo/{name}" for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv", "model")
+}
 
 try:
     PLAN = Plan(config, produced=DEMO_FILES)
@@ -51,12 +53,66 @@ def get_encoding(role, wildcards):
     return PLAN.encodings[role, wildcards.encoder, wildcards.texts]
 
 
+def get_encode_inputs(role):
+    def inputs(wildcards):
+        encoding = get_encoding(role, wildcards)
+        texts = [ancient(link) for link in encoding.links]
+        return {"texts": texts, "model": ancient(encoding.model.link)}
+
+    return inputs
+
+
+def get_digests(role):
+    return lambda wildcards: get_encoding(role, wildcards).digests
+
+
+def get_model_flags(role):
+    def flags(wildcards):
+        return model_flags(
+            PLAN.config["models"][get_encoding(role, wildcards).model.name], role
+        )
+
+    return flags
+
+
+def get_search_inputs(wildcards):
+    cell = PLAN.searches[wildcards.search]
+    return {
+        "queries": ancient(PLAN.encoding_manifest(cell.queries)),
+        "corpus": ancient(PLAN.encoding_manifest(cell.corpus)),
+    }
+
+
+def get_search_flags(wildcards):
+    return PLAN.search_flags(wildcards.search)
+
+
 def get_search_manifest(task):
     return lambda wildcards: ancient(PLAN.search_manifest(get_cell(wildcards), task))
 
 
 def get_qrels(wildcards):
     return [ancient(link) for link in get_cell(wildcards).qrel_links]
+
+
+def get_qrel_digests(wildcards):
+    return get_cell(wildcards).qrel_digests
+
+
+def get_score_flags(wildcards):
+    return PLAN.score_flags(get_cell(wildcards))
+
+
+def get_score_record(wildcards):
+    return ancient(PLAN.score_record(get_cell(wildcards)))
+
+
+def get_summary_inputs(wildcards):
+    return [ancient(path) for path in PLAN.score_records()]
+
+
+def get_mine_flags(wildcards):
+    return PLAN.mine_flags(get_cell(wildcards))
 
 
 def show_summary():

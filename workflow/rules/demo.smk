@@ -11,5 +11,7 @@ checkpoint prepare_demo:
     log:
         "logs/prepare_demo.log",
     localrule: True
+    conda:
+        "trove-steps"
     shell:
         "python -m trove_steps.demo --output demo 2> {log:q}"

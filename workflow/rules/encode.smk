@@ -3,28 +3,6 @@
 # snakemake does not know and so never deletes.
 
 
-def get_encode_inputs(role):
-    def inputs(wildcards):
-        encoding = get_encoding(role, wildcards)
-        return {
-            "texts": [ancient(link) for link in encoding.links],
-            "model": ancient(encoding.model.link),
-        }
-
-    return inputs
-
-
-def get_digests(role):
-    return lambda wildcards: get_encoding(role, wildcards).digests
-
-
-def get_model_flags(role):
-    def flags(wildcards):
-        return model_flags(PLAN.config["models"][get_encoding(role, wildcards).model.name], role)
-
-    return flags
-
-
 rule encode_corpus:
     """Give every document a vector."""
     input:
@@ -35,6 +13,8 @@ rule encode_corpus:
         "logs/encode_corpus/{encoder}-{texts}.log",
     benchmark:
         "logs/encode_corpus/{encoder}-{texts}.benchmark.tsv"
+    conda:
+        "trove-steps"
     threads: workflow.cores
     resources:
         processes=PROCESSES,
@@ -66,6 +46,8 @@ rule encode_queries:
         "logs/encode_queries/{encoder}-{texts}.log",
     benchmark:
         "logs/encode_queries/{encoder}-{texts}.benchmark.tsv"
+    conda:
+        "trove-steps"
     threads: workflow.cores
     resources:
         processes=PROCESSES,

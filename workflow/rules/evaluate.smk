@@ -2,18 +2,6 @@
 # of the data set and model (metrics.json, per_query.parquet, run.trec.gz), named by what it was made from.
 
 
-def get_score_flags(wildcards):
-    return PLAN.score_flags(get_cell(wildcards))
-
-
-def get_score_record(wildcards):
-    return ancient(PLAN.score_record(get_cell(wildcards)))
-
-
-def get_summary_inputs(wildcards):
-    return [ancient(path) for path in PLAN.score_records()]
-
-
 rule score:
     """Compute the metrics of a ranking."""
     input:
@@ -25,8 +13,10 @@ rule score:
         "logs/score/{dataset}/{model}-{key}.log",
     benchmark:
         "logs/score/{dataset}/{model}-{key}.benchmark.tsv"
+    conda:
+        "trove-steps"
     params:
-        digests=lambda wildcards: get_cell(wildcards).qrel_digests,
+        digests=get_qrel_digests,
         options=get_score_flags,
         cache=CACHE,
     shell:
@@ -51,6 +41,8 @@ rule track:
     log:
         "logs/track/{dataset}/{model}-{key}.log",
     localrule: True
+    conda:
+        "trove-steps"
     params:
         settings=PLAN.wandb_settings,
         cache=CACHE,
@@ -74,6 +66,8 @@ rule summary:
     log:
         "logs/summary/{key}.log",
     localrule: True
+    conda:
+        "trove-steps"
     shell:
         "exec python -m trove_steps.summarise"
         " --evaluations {input:q}"

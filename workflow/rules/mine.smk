@@ -2,10 +2,6 @@
 # folder `mined` of the data set and model, named by what it was made from.
 
 
-def get_mine_flags(wildcards):
-    return PLAN.mine_flags(get_cell(wildcards))
-
-
 rule mine_negatives:
     """Pick hard negatives from a ranking."""
     input:
@@ -17,8 +13,10 @@ rule mine_negatives:
         "logs/mine/{dataset}/{model}-{key}.log",
     benchmark:
         "logs/mine/{dataset}/{model}-{key}.benchmark.tsv"
+    conda:
+        "trove-steps"
     params:
-        digests=lambda wildcards: get_cell(wildcards).qrel_digests,
+        digests=get_qrel_digests,
         options=get_mine_flags,
         cache=CACHE,
     shell:

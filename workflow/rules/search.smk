@@ -2,18 +2,6 @@
 # evaluation and mining share.
 
 
-def get_search_inputs(wildcards):
-    cell = PLAN.searches[wildcards.search]
-    return {
-        "queries": ancient(PLAN.encoding_manifest(cell.queries)),
-        "corpus": ancient(PLAN.encoding_manifest(cell.corpus)),
-    }
-
-
-def get_search_flags(wildcards):
-    return PLAN.search_flags(wildcards.search)
-
-
 rule search:
     """Find the best documents of every query, exactly."""
     input:
@@ -24,6 +12,8 @@ rule search:
         "logs/search/{search}-top{depth}.log",
     benchmark:
         "logs/search/{search}-top{depth}.benchmark.tsv"
+    conda:
+        "trove-steps"
     threads: workflow.cores
     resources:
         processes=PROCESSES,
