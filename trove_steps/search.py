@@ -62,6 +62,11 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
 
 def read_ranking(manifest: Path, cache_dir: Path) -> Ranking:
     """Load what a search found, with the ids of its queries and documents."""
+    return open_search(manifest, cache_dir)[0]
+
+
+def open_search(manifest: Path, cache_dir: Path) -> tuple:
+    """Load a ranking and the vectors that were searched: (Ranking, queries, documents)."""
     described = read_json(manifest)
     path = Path(manifest).with_suffix(".arrow")
     try:
@@ -72,17 +77,20 @@ def read_ranking(manifest: Path, cache_dir: Path) -> Ranking:
         ) from None
     recipe = described["recipe"]
     queries, documents = (
-        Vectors(manifest_path(cache_dir, recipe[side]["encoder"], side, recipe[side]["texts"])).ids
+        Vectors(manifest_path(cache_dir, recipe[side]["encoder"], side, recipe[side]["texts"]))
         for side in ("queries", "corpus")
     )
     counts = np.bincount(table["query"].to_numpy(), minlength=len(queries))
-    return Ranking(
-        query_ids=queries,
-        doc_ids=documents,
+    ranking = Ranking(
+        query_ids=queries.ids,
+        doc_ids=documents.ids,
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         docs=table["document"].to_numpy(),
         scores=table["score"].to_numpy(),
     )
+    if recipe["similarity"] == "cosine":
+        return ranking, Normalised(queries), Normalised(documents)
+    return ranking, queries, documents
 
 
 class Normalised:

@@ -1,0 +1,113 @@
+"""`trove-steps certify` finds what is wrong with a search."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from trove_steps import certify as module
+from trove_steps.certify import certify
+from trove_steps.cli import main
+from trove_steps.ranking import Ranking
+from trove_steps.topk import rescore
+
+
+class Memory:
+    """Vectors in memory."""
+
+    def __init__(self, vectors: np.ndarray, prefix: str):
+        self.vectors = vectors.astype(np.float32)
+        self.dim = vectors.shape[1]
+        self.ids = pa.chunked_array([[f"{prefix}{n:03}" for n in range(len(vectors))]])
+
+    def __len__(self):
+        return len(self.vectors)
+
+    def take(self, rows):
+        return self.vectors[rows]
+
+
+DEPTH = 10
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """A right search of 6 queries × 80 documents, and a way to spoil it before it is certified."""
+    chance = np.random.default_rng(0)
+    queries = Memory(chance.normal(size=(6, 16)), "q")
+    vectors = chance.normal(size=(80, 16))
+    vectors[7] = vectors[3]  # two documents that tie for every query
+    documents = Memory(vectors, "d")
+    exact = np.stack(
+        [
+            rescore(np.repeat(query[None], len(documents), 0), documents.vectors)
+            for query in queries.vectors
+        ]
+    )
+    numbers = np.arange(len(documents))
+    order = np.stack([np.lexsort((-numbers, -row))[:DEPTH] for row in exact])
+    scores = np.take_along_axis(exact, order, 1)
+
+    def spoiled(spoil=None):
+        docs, values = order.copy(), scores.copy()
+        if spoil:
+            spoil(docs, values)
+        ranking = Ranking(
+            query_ids=queries.ids,
+            doc_ids=documents.ids,
+            offsets=np.arange(0, docs.size + 1, DEPTH),
+            docs=docs.reshape(-1),
+            scores=values.reshape(-1),
+        )
+        monkeypatch.setattr(module, "open_search", lambda *_: (ranking, queries, documents))
+        recipe = {"recipe": {"exclude_identical_ids": False}}
+        monkeypatch.setattr(module, "read_json", lambda _: recipe)
+        return certify("search.json", "cache", queries=100)
+
+    return spoiled
+
+
+def test_a_right_search_is_certified(searched):
+    certificate = searched()
+    assert certificate.failures == []
+    assert certificate.queries == 6
+    assert 0 <= certificate.largest_difference < 1e-13
+    assert certificate.smallest_gap > 0
+
+
+def wrong_score(docs, scores):
+    scores[2, 0] += 1e-6
+
+
+def missing_document(docs, scores):
+    docs[1, :-1], scores[1, :-1] = docs[1, 1:].copy(), scores[1, 1:].copy()
+    docs[1, -1], scores[1, -1] = docs[1, -2], scores[1, -2]
+
+
+def swapped(docs, scores):
+    docs[4, [0, 1]], scores[4, [0, 1]] = docs[4, [1, 0]], scores[4, [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (wrong_score, "q002: a score differs"),
+        (missing_document, "q001: a document stands twice"),
+        (swapped, "q004: the scores do not descend"),
+    ],
+)
+def test_what_is_wrong_is_named(searched, spoil, message):
+    (failure,) = searched(spoil).failures
+    assert failure.startswith(message)
+
+
+def test_a_better_document_outside_is_found(searched):
+    def left_out(docs, scores):
+        docs[3, 0] = next(n for n in range(80) if n not in docs[3])
+
+    (failure,) = searched(left_out).failures
+    assert failure.startswith("q003: ")
+
+
+def test_a_missing_search_is_one_line(tmp_path, capsys):
+    assert main(["certify", str(tmp_path / "cache/searches/x/top10.json")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
