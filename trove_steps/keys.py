@@ -14,7 +14,7 @@ KEY_DIGITS = 32
 TEXT_KEY_BYTES = 16
 
 # Bump a step's number when its results change for the same inputs: snakemake does not see edits of a
-# module that a shell command runs. tests/integration/test_golden.py fails when results change without it.
+# module that a shell command runs. tests/unit/test_golden.py fails when results change without it.
 VERSION = {"encoder": 1, "texts": 1, "search": 1, "score": 1, "mine": 1, "summary": 1, "track": 1}
 
 

@@ -1,8 +1,8 @@
 """`make demo`: run the workflow on the demo, also after a run that was killed.
 
 Snakemake leaves its lock behind when it is killed with SIGKILL, and refuses to start until it is
-removed. A lock of our own, which the system drops with the process that holds it, tells whether another
-demo is running here; if none is, the leftover is removed.
+removed. A lock of our own, which the system drops with the process that holds it, tells whether
+another demo is running here; if none is, the leftover is removed.
 """
 
 import fcntl
@@ -10,12 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 LOCK = Path(".snakemake") / "demo.lock"
 LEFTOVERS = Path(".snakemake") / "locks"
 
 
-def main(arguments: list[str]) -> int:
-    """Run snakemake with these arguments; return its exit status."""
+def main() -> int:
+    """Run the demo in the working directory; return the exit status."""
     LOCK.parent.mkdir(exist_ok=True)
     with open(LOCK, "w") as lock:
         try:
@@ -24,11 +26,27 @@ def main(arguments: list[str]) -> int:
             print("error: another `make demo` is running in this folder", file=sys.stderr)
             return 1
         if LEFTOVERS.is_dir() and any(LEFTOVERS.iterdir()):
-            print("   the last run was killed: removing its lock (snakemake --unlock)")
+            print("the last run was killed: removing its lock (snakemake --unlock)", flush=True)
             subprocess.run(["snakemake", "--unlock", "--quiet", "all"], check=True)
-        command = ["snakemake", "--quiet", "rules", "host", "reason", "progress", "--", *arguments]
+        if _is_done():
+            print("nothing to do: all results are there already", flush=True)
+            _show_results()
+            return 0
+        command = ["snakemake", "--quiet", "rules", "host", "reason", "progress"]
         return subprocess.run(command, check=False).returncode
 
 
+def _is_done() -> bool:
+    plan = subprocess.run(["snakemake", "--dry-run"], capture_output=True, text=True, check=False)
+    return plan.returncode == 0 and "Nothing to be done" in plan.stdout + plan.stderr
+
+
+def _show_results() -> None:
+    from trove_steps.plan import Plan
+    from trove_steps.summarise import closing_words
+
+    print(closing_words(Plan(yaml.safe_load(Path("config/config.yaml").read_text()))))
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

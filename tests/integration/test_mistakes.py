@@ -1,5 +1,7 @@
 """Mistakes of the user's: one clear message, before anything runs, and no traceback."""
 
+import subprocess
+
 import pytest
 
 from tests.conftest import write_jsonl
@@ -81,3 +83,19 @@ def test_named_targets_and_lists_of_files(workflow):
     assert workflow.planned("mine") == {"search": 1, "mine_negatives": 1}
     (record,) = (workflow.folder / "cache" / "embeddings").glob("*/records.jsonl")
     assert '"rows": 61' in record.read_text() or '"rows": 12' in record.read_text()
+
+
+def test_directory_and_absolute_paths(workflow, tmp_path):
+    """Relative paths belong to the working directory, wherever snakemake is started."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    dataset = workflow.config["datasets"]["tiny"]
+    dataset["query_path"] = str(workflow.folder / "data" / "queries.jsonl")
+    workflow.config["encoding_cache_dir"] = str(tmp_path / "shared cache")
+    command = workflow.command("--directory", str(workflow.folder), "encode")
+    process = subprocess.run(
+        command, cwd=elsewhere, env=workflow.environment(), capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    assert list((tmp_path / "shared cache" / "embeddings").glob("*/corpus-*.json"))
+    assert not list(elsewhere.iterdir())
