@@ -1,6 +1,7 @@
 """The configuration: checked against its schema, with defaults filled in, errors in one line each."""
 
 import copy
+import datetime
 import difflib
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+from trove_steps.data import format_text
 from trove_steps.errors import TroveStepsError
 
 SCHEMA_PATH = Path(__file__).parent.parent / "workflow" / "schemas" / "config.schema.yaml"
@@ -16,16 +18,15 @@ SCHEMA_PATH = Path(__file__).parent.parent / "workflow" / "schemas" / "config.sc
 def load_config(raw: dict) -> dict:
     """Check a configuration and return it complete: defaults filled in, scalars made lists.
 
-    `raw` is what the YAML file holds. Sections that are left out stay out (no `mining:` means that
-    mining was not asked for). Raises TroveStepsError with one line per mistake.
+    `raw` is what the YAML file holds and is left as it is. A section that is left out stays out (no
+    `mining:` means that mining was not asked for); one that is written but empty is there. Raises
+    TroveStepsError with one line per mistake.
     """
-    schema = yaml.safe_load(SCHEMA_PATH.read_text(encoding="utf-8"))
-    config = copy.deepcopy(dict(raw))
-    for section in ("evaluation", "mining"):
-        if section in config and config[section] is None:
-            config[section] = {}
+    schema = _load_schema()
+    config = _completed(raw, schema, schema)
     _check(config, schema)
-    _fill_defaults(config, schema, schema)
+    _check_characters(config, [])
+    _check_templates(config)
     _normalise(config)
     _check_pairs(config)
     return config
@@ -33,11 +34,14 @@ def load_config(raw: dict) -> dict:
 
 def section_defaults(section: str) -> dict:
     """Return a section of the configuration with nothing but its defaults."""
-    schema = yaml.safe_load(SCHEMA_PATH.read_text(encoding="utf-8"))
-    holder = {section: {}}
-    _fill_defaults(holder, schema, schema)
+    schema = _load_schema()
+    holder = {section: _completed({}, schema["properties"][section], schema)}
     _normalise(holder)
     return holder[section]
+
+
+def _load_schema() -> dict:
+    return yaml.safe_load(SCHEMA_PATH.read_text(encoding="utf-8"))
 
 
 def nearest(name: str, valid: list[str]) -> str:
@@ -50,30 +54,79 @@ def nearest(name: str, valid: list[str]) -> str:
 
 def check_file(path: str, where: str) -> None:
     """Raise TroveStepsError unless `path` is a file that can be read; suggests the nearest name."""
+    shown = _shown(path)
     if os.path.isdir(path):
-        raise TroveStepsError(f"{where}: '{path}' is a folder; name the file in it")
+        raise TroveStepsError(f"{where}: {shown} is a folder; name the file in it")
     if not os.path.exists(path):
-        parent = os.path.dirname(path) or "."
-        siblings = os.listdir(parent) if os.path.isdir(parent) else []
-        close = difflib.get_close_matches(os.path.basename(path), siblings, n=1, cutoff=0.6)
-        hint = f"; did you mean '{os.path.join(os.path.dirname(path), close[0])}'?" if close else ""
         origin = "" if os.path.isabs(path) else f" (relative to {os.getcwd()})"
-        raise TroveStepsError(f"{where}: the file '{path}' does not exist{origin}{hint}")
+        raise TroveStepsError(
+            f"{where}: the file {shown} does not exist{origin}{_nearest_file(path)}"
+        )
+    if not os.path.isfile(path):
+        raise TroveStepsError(
+            f"{where}: {shown} is a pipe or a device; it is read more than once, so write it to a file"
+        )
     if not os.access(path, os.R_OK):
-        raise TroveStepsError(f"{where}: the file '{path}' can't be read: check its permissions")
+        raise TroveStepsError(f"{where}: the file {shown} can't be read: check its permissions")
+
+
+def _nearest_file(path: str) -> str:
+    folder, name = os.path.split(path)
+    try:
+        siblings = os.listdir(folder or ".")
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
+    return f"; did you mean {_shown(os.path.join(folder, close[0]))}?" if close else ""
 
 
 def _check(config: dict, schema: dict) -> None:
     for section in ("datasets", "models"):
-        names = config.get(section)
+        names = config.get(section) if isinstance(config, dict) else None
         for name in names if isinstance(names, dict) else ():
             if not isinstance(name, str):
-                raise TroveStepsError(f"{section}.{name}: a name is text; write '{name}' in quotes")
-    validator = jsonschema.Draft202012Validator(schema)
-    errors = sorted(validator.iter_errors(config), key=lambda error: [str(p) for p in error.path])
+                shown = _shown(name)
+                raise TroveStepsError(
+                    f"{section}.{shown}: a name is text; write '{shown}' in quotes"
+                )
+    errors = sorted(
+        _Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path]
+    )
     lines = [line for error in errors for line in _explain(error)]
     if lines:
         raise TroveStepsError("\n".join(dict.fromkeys(lines)))
+
+
+# JSON Schema takes 10.0 for an integer; as a number of documents it would be another key than 10.
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
+
+
+def _check_characters(value, path: list) -> None:
+    """Refuse what neither a file name nor a tokenizer can take."""
+    if isinstance(value, dict | list):
+        for part, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_characters(item, [*path, part])
+    elif isinstance(value, str):
+        bad = next((c for c in value if c == "\0" or "\ud800" <= c <= "\udfff"), None)
+        if bad is not None:
+            raise TroveStepsError(
+                f"{_dotted(path)}: {_shown(value)} holds the character U+{ord(bad):04X}, which no file "
+                "name and no text can hold"
+            )
+
+
+def _check_templates(config: dict) -> None:
+    for name, model in config["models"].items():
+        for option in ("query_format", "passage_format"):
+            try:
+                format_text(model.get(option, "{text}"), "", "")
+            except TroveStepsError as error:
+                raise TroveStepsError(f"models.{name}.{option}: {error}") from None
 
 
 def _explain(error: jsonschema.ValidationError) -> list[str]:
@@ -82,9 +135,11 @@ def _explain(error: jsonschema.ValidationError) -> list[str]:
     value, rule = error.instance, error.validator
     if rule == "additionalProperties":
         known = list(error.schema.get("properties", {}))
-        unknown = [name for name in value if name not in known]
+        unknown = [name if isinstance(name, str) else _shown(name) for name in value]
         return [
-            f"{_dotted([*error.absolute_path, n])}: unknown key{nearest(n, known)}" for n in unknown
+            f"{_dotted([*error.absolute_path, name])}: unknown key{nearest(name, known)}"
+            for name in unknown
+            if name not in known
         ]
     if rule == "required":
         missing = [name for name in error.validator_value if name not in value]
@@ -94,64 +149,100 @@ def _explain(error: jsonschema.ValidationError) -> list[str]:
     if rule == "enum":
         choices = [str(choice) for choice in error.validator_value if choice is not None]
         return [f"{where}: {_shown(value)} is not a valid value{nearest(str(value), choices)}"]
-    if rule == "type":
-        wanted = error.validator_value
-        wanted = " or ".join(wanted) if isinstance(wanted, list) else wanted
-        return [f"{where}: {_shown(value)} is not of type {wanted}"]
     if rule == "anyOf":
-        wanted = " or ".join(_describe(option) for option in error.validator_value)
-        return [f"{where}: {_shown(value)} is not {wanted}"]
-    if rule == "pattern" and "propertyNames" in error.absolute_schema_path:
-        return [
-            f"{_dotted([*error.absolute_path, value])}: a name holds only letters, digits, '.', '_', '-'"
+        kinds = ("type", "enum", "pattern")  # errors that say: it is another alternative
+        inner = [part for part in error.context if part.path or part.validator not in kinds]
+        return [line for part in inner for line in _explain(part)] or [
+            f"{where}: {_shown(value)} is not {_describe(error.schema)}"
         ]
-    if rule == "minProperties":
-        return [f"{where}: empty; name at least one"]
-    return [f"{where}: {error.message}"]
+    if "propertyNames" in error.absolute_schema_path:
+        return [
+            f"{_dotted([*error.absolute_path, value])}: a name begins with a letter or digit and holds "
+            "at most 100 letters, digits, '.', '_', '-'"
+        ]
+    if rule == "uniqueItems":
+        twice = next(item for item in value if value.count(item) > 1)
+        return [f"{where}: {_shown(twice)} stands there twice"]
+    if rule in _LIMITS and isinstance(value, float):
+        return []  # not a whole number, which is said already
+    if rule in _LIMITS:
+        return [f"{where}: {_LIMITS[rule].format(_shown(value), error.validator_value)}"]
+    return [f"{where}: {_shown(value)} is not {_describe(error.schema)}"]
 
 
-def _describe(option: dict) -> str:
-    """Name one alternative of an `anyOf` in a few words."""
-    if "enum" in option:
-        return " or ".join(_shown(choice) for choice in option["enum"])
-    if option.get("type") == "array":
-        return f"a list whose items are {_describe(option['items'])}"
-    if "minimum" in option:
-        return f"an {option['type']} of at least {option['minimum']}"
-    if "pattern" in option:
-        return "a text like '1,3,5,10,100'"
-    return {"string": "text", "object": "block"}.get(option.get("type"), str(option.get("type")))
+_LIMITS = {
+    "minimum": "{} is less than {}",
+    "maximum": "{} is more than {}",
+    "minLength": "empty; it must be set",
+    "minItems": "empty; name at least one",
+    "minProperties": "empty; name at least one",
+}
+_TYPES = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "null": "null",
+    "object": "a section",
+    "string": "text",
+}
+
+
+def _describe(schema: dict) -> str:
+    """Say in a few words what a schema allows."""
+    if "anyOf" in schema:
+        return " or ".join(_describe(option) for option in schema["anyOf"])
+    if "enum" in schema:
+        return " or ".join(_shown(choice) for choice in schema["enum"])
+    if "pattern" in schema:
+        return schema["title"]
+    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    return " or ".join(_TYPES[name] for name in types)
 
 
 def _dotted(path) -> str:
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            name = part if part.isprintable() else repr(part)
+            text += f".{name}" if text else name
     return text or "the configuration"
 
 
 def _shown(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    """Spell a value on one line, in quotes if it is text, as YAML spells it if it is not."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value) if isinstance(value, datetime.date) else repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
-def _fill_defaults(value, schema: dict, root: dict) -> None:
+def _completed(value, schema: dict, root: dict):
+    """Return a copy of a value with the defaults of its schema; it need not be valid.
+
+    A section that is written but empty (`mining:`) becomes one without entries. Parts that YAML
+    aliases share are separate in the copy, so that a default of one section is not one of another.
+    """
+    # What a model's files say outranks a default: the model settings fill those in.
+    with_defaults = schema.get("$ref") != "#/$defs/model"
     schema = _resolve(schema, root)
-    if not isinstance(value, dict):
-        return
-    properties = schema.get("properties", {})
-    for name, subschema in properties.items():
-        resolved = _resolve(subschema, root)
-        if name not in value and "default" in resolved:
-            value[name] = copy.deepcopy(resolved["default"])
-        if name in value:
-            _fill_defaults(value[name], resolved, root)
-    extra = schema.get("additionalProperties")
-    if isinstance(extra, dict):
-        for name in value.keys() - properties.keys():
-            # What a model's files say outranks a default: the model settings fill these in.
-            if extra.get("$ref") != "#/$defs/model":
-                _fill_defaults(value[name], extra, root)
+    if value is None and schema.get("type") == "object":
+        value = {}
+    if isinstance(value, list) and "items" in schema:
+        return [_completed(item, schema["items"], root) for item in value]
+    if not isinstance(value, dict) or schema.get("type") != "object":
+        return value
+    properties, extra = schema.get("properties", {}), schema.get("additionalProperties") or {}
+    missing = {
+        name: copy.deepcopy(_resolve(option, root)["default"])
+        for name, option in properties.items()
+        if with_defaults and name not in value and "default" in _resolve(option, root)
+    }
+    return {
+        name: _completed(item, properties.get(name, extra), root)
+        for name, item in {**value, **missing}.items()
+    }
 
 
 def _resolve(schema: dict, root: dict) -> dict:
@@ -165,15 +256,22 @@ def _resolve(schema: dict, root: dict) -> dict:
 
 def _normalise(config: dict) -> None:
     """Give every option one shape: lists where one or many may be given, numbers for Trove's strings."""
+    for option in ("encoding_cache_dir", "output_dir"):
+        if option in config:
+            config[option] = os.path.expanduser(config[option])
+    for model in config.get("models", {}).values():
+        model["model_name_or_path"] = os.path.expanduser(model["model_name_or_path"])
     for dataset in config.get("datasets", {}).values():
         for option in ("corpus_path", "query_path", "qrel_path"):
-            if isinstance(dataset.get(option), str):
-                dataset[option] = [dataset[option]]
+            if option in dataset:
+                paths = dataset[option]
+                paths = [paths] if isinstance(paths, str) else paths
+                dataset[option] = [os.path.expanduser(path) for path in paths]
     evaluation = config.get("evaluation")
     if evaluation is not None:
         cutoffs = evaluation["ir_metrics_k_values"]
         if isinstance(cutoffs, str):
-            cutoffs = [int(cutoff) for cutoff in cutoffs.split(",")]
+            cutoffs = [int(cutoff) for cutoff in cutoffs.split(",")]  # Trove's spelling
         evaluation["ir_metrics_k_values"] = sorted(set(cutoffs))
         trackers = evaluation["report_to"]
         trackers = [trackers] if isinstance(trackers, str) else trackers

@@ -3,14 +3,19 @@
 import os
 import subprocess
 from functools import cache
+from itertools import takewhile
 
 
 @cache
 def count_gpus() -> int:
-    """Return the number of NVIDIA GPUs that this process may use; CUDA_VISIBLE_DEVICES counts."""
+    """Return the number of NVIDIA GPUs that this process may use.
+
+    If CUDA_VISIBLE_DEVICES is set, it decides, as for CUDA: the list ends at the first -1.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+        listed = (device.strip() for device in visible.split(","))
+        return sum(1 for _ in takewhile(lambda device: device not in ("", "-1"), listed))
     try:
         listing = subprocess.run(
             ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20, check=False

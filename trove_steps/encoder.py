@@ -1,18 +1,54 @@
-"""Texts to vectors by a transformers model, each vector a function of its own text alone."""
+"""Texts to vectors, each vector a function of its own text alone.
 
+A batch holds texts of one bucket (a range of token counts) and always has the shape of its bucket,
+filled up with copies where texts are lacking. So every kernel sees the same shapes for a text whatever
+else is encoded, and with it, in whatever order: the bits of its vector depend on the text, the device
+kind, the dtype, the thread count and the token budget. `Encoder.is_pure` tries it on the device.
+"""
+
+import importlib
+import logging
+import os
+import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from trove_steps.errors import TroveStepsError
 from trove_steps.model_settings import ModelSettings
 
+# Measured: a CPU is as fast with 256 tokens per batch as with more, and small batches need little
+# filling up; a GPU wants much more. Buckets of 4 lengths (16 on a GPU) balance padding and filling.
+TOKENS_PER_BATCH = {"cpu": 256, "cuda": 16384}
+BUCKET_STEP = {"cpu": 4, "cuda": 16}
+TEXTS_PER_SLICE = 2048  # tokenized at once, while the slice before is encoded
+PROBE = "A text is read as one token after another, each of them a number of the vocabulary."
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Tokens:
+    """Token ids of texts, special tokens included, and what the limit cut off."""
+
+    ids: list[list[int]]
+    truncated_texts: int = 0
+    truncated_tokens: int = 0
+
 
 @dataclass
 class Encoded:
-    """Vectors float32[n, dim] and what they cost."""
+    """Vectors float32[n, dim] and what they cost.
+
+    `tokens` counts what was read, `padded_tokens` what the model was given: padding and filling
+    included. `seconds` adds up to the whole: "tokenize" is the time spent waiting for tokens.
+    """
 
     vectors: np.ndarray
     tokens: int = 0
@@ -21,111 +57,195 @@ class Encoded:
     truncated_tokens: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def finite_rows(self) -> np.ndarray:
+        """Return bool[n]: which vectors hold neither NaN nor infinity."""
+        return np.isfinite(self.vectors).all(axis=1)
+
+
+class EncoderClass(Protocol):
+    """What `encoder_class: module:Class` must offer; the default is TransformersEncoder.
+
+    Padding, batching, cutting the vector (`truncate_dim`) and normalization are done around it. Only
+    the module's own source file is in the encoder's key, not what it imports.
+    """
+
+    pad_id: int  # token id that fills up rows
+
+    def __init__(self, folder: Path, settings: ModelSettings, max_len: int, device: str):
+        """Load the model."""
+
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """Return the token ids of texts, at most max_len each."""
+
+    def forward(self, ids, mask):
+        """Return [rows, dim] for ids and mask, int64[rows, width] tensors on the device."""
+
 
 class Encoder:
-    """A model in memory. `dim` is the width of its vectors."""
+    """A model in memory. `dim` is the width of its vectors.
 
-    def __init__(self, folder: Path, settings: ModelSettings, max_len: int, device: str = "cpu"):
-        import torch
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
+    `max_len` is the most tokens of a text, special tokens included. `tokens_per_batch` is the budget
+    of one forward pass (default: what suits the device). Raises TroveStepsError if the model can't
+    be loaded.
+    """
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+    def __init__(
+        self,
+        folder: Path,
+        settings: ModelSettings,
+        max_len: int,
+        device: str = "cpu",
+        tokens_per_batch: int | None = None,
+    ):
+        kind = device.split(":")[0]
         self.settings, self.max_len, self.device = settings, max_len, device
-        options = {"local_files_only": True, "trust_remote_code": settings.trust_remote_code}
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            self.model = AutoModel.from_pretrained(
-                folder,
-                dtype=getattr(torch, settings.torch_dtype),
-                attn_implementation=settings.attn_implementation,
-                **options,
-            )
-        except (OSError, ValueError, ImportError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise TroveStepsError(f"the model in {folder} can't be loaded: {reason}") from error
-        self.model.to(device).eval()
-        self.dim = self.model.config.hidden_size
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        if settings.append_eos and self.tokenizer.eos_token_id is None:
-            raise TroveStepsError(
-                f"append_eos: the tokenizer in {folder} has no end-of-sequence token; set append_eos: false"
-            )
+        self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(kind, 4096)
+        self.step = settings.pad_to_multiple_of or BUCKET_STEP.get(kind, 16)
+        encoder_class = _encoder_class(settings.encoder_class)
+        self.model: EncoderClass = encoder_class(Path(folder), settings, max_len, device)
+        self.dim = self._forward([[self.model.pad_id] * 2], 2).shape[1]
 
-    def encode(self, texts: list[str], batch_size: int = 64) -> Encoded:
-        """Return the vectors of texts, in their order."""
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """Return the token ids of texts, cut at max_len, and how much was cut."""
+        return self.model.tokenize(texts)
+
+    def encode(self, texts: list[str], batch_size: int | None = None) -> Encoded:
+        """Return the vectors of texts, in their order; `batch_size` caps the texts per forward pass.
+
+        A text without any token gets the zero vector.
+        """
         started = time.perf_counter()
-        ids, lengths = self._tokenize(texts)
-        tokenized = time.perf_counter()
-        result = Encoded(np.empty((len(texts), self.dim), np.float32))
-        buckets: dict[int, list[int]] = {}
-        step = self.settings.pad_to_multiple_of
-        for number, row in enumerate(ids):
-            width = min(-(-len(row) // step) * step, max(self.max_len, len(row)))
-            buckets.setdefault(width, []).append(number)
-        for width, numbers in sorted(buckets.items(), reverse=True):
-            for start in range(0, len(numbers), batch_size):
-                chosen = numbers[start : start + batch_size]
-                rows = [ids[number] for number in chosen]
-                result.vectors[chosen] = self._forward(rows, width)
-                result.padded_tokens += width * len(rows)
-        kept = [len(row) for row in ids]
-        result.tokens = sum(kept)
-        cut = [length - now for length, now in zip(lengths, kept, strict=True) if length > now]
-        result.truncated_texts, result.truncated_tokens = len(cut), sum(cut)
-        result.seconds = {
-            "tokenize": tokenized - started,
-            "forward": time.perf_counter() - tokenized,
-        }
+        result = Encoded(np.zeros((len(texts), self.dim), np.float32), seconds={"tokenize": 0.0})
+        previous = None
+        for batch in chain(self._batches(texts, batch_size, result), [None]):
+            if previous:  # fetched only now, so that a GPU already has the next batch to do
+                numbers, vectors = previous
+                result.vectors[numbers] = vectors[: len(numbers)].cpu().numpy()
+            previous = batch
+        result.seconds["forward"] = time.perf_counter() - started - result.seconds["tokenize"]
         return result
 
-    def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], list[int]]:
-        eos = int(self.settings.append_eos)
-        whole = self.tokenizer(
-            texts, add_special_tokens=True, truncation=False, padding=False, verbose=False
-        )["input_ids"]
-        limit = self.max_len - eos
-        long = [number for number, row in enumerate(whole) if len(row) > limit]
-        lengths = [len(row) + eos for row in whole]
-        if long:
-            cut = self.tokenizer(
-                [texts[number] for number in long],
-                add_special_tokens=True,
-                truncation=True,
-                max_length=limit,
-                padding=False,
-            )["input_ids"]
-            for number, row in zip(long, cut, strict=True):
-                whole[number] = row
-        if eos:
-            whole = [[*row, self.tokenizer.eos_token_id] for row in whole]
-        return whole, lengths
+    def is_pure(self) -> bool:
+        """Return whether a text gets the same bits in two batches that have nothing else in common.
 
-    def _forward(self, rows: list[list[int]], width: int) -> np.ndarray:
+        Costs two forward passes. Models that route tokens between experts, for one, may fail.
+        """
+        known = self.tokenize([PROBE]).ids[0]
+        size = min(24, self.max_len)
+        chosen = np.random.default_rng(0).choice(known, (128, size)).tolist()
+        width = self._bucket(size)[0]
+        rows = min(self._rows(width, None), len(chosen))
+        alone = self._forward(chosen[-1:] * rows, width)[0]
+        among = self._forward(chosen[-rows:], width)[-1]
+        return bool((alone == among).all())
+
+    def _batches(self, texts: list[str], batch_size: int | None, result: Encoded) -> Iterator:
+        """Yield (numbers of texts, their vectors on the device, perhaps with more rows behind)."""
+        buckets: dict[tuple[int, bool], list[tuple[int, list[int]]]] = {}
+        for first, tokens in self._slices(texts, result):
+            for number, ids in enumerate(tokens.ids, first):
+                if ids:
+                    buckets.setdefault(self._bucket(len(ids)), []).append((number, ids))
+            is_last = first + len(tokens.ids) == len(texts)
+            # Long texts first: what does not fit into memory fails at once.
+            for bucket in sorted(buckets, reverse=True):
+                waiting, width = buckets[bucket], bucket[0]
+                while waiting and (is_last or len(waiting) >= self._rows(width, batch_size)):
+                    rows = self._rows(width, batch_size)
+                    numbers, batch = zip(*waiting[:rows], strict=True)
+                    filled = [*batch, *batch[-1:] * (rows - len(batch))]
+                    try:
+                        vectors = self._forward(filled, width)
+                    except _out_of_memory() as error:
+                        self._halve(rows, width, error)
+                        continue
+                    result.padded_tokens += rows * width
+                    yield list(numbers), vectors
+                    del waiting[:rows]
+
+    def _slices(self, texts: list[str], result: Encoded) -> Iterator[tuple[int, Tokens]]:
+        """Yield (number of the first text, its slice's tokens), the next slice being made meanwhile."""
+        starts = range(0, len(texts), TEXTS_PER_SLICE)
+        with ThreadPoolExecutor(1) as worker:
+
+            def begin(first: int):
+                return worker.submit(self.tokenize, texts[first : first + TEXTS_PER_SLICE])
+
+            coming = [begin(first) for first in starts[:1]]
+            for first in starts:
+                began = time.perf_counter()
+                tokens = coming.pop().result()
+                result.seconds["tokenize"] += time.perf_counter() - began
+                if first != starts[-1]:
+                    coming.append(begin(first + TEXTS_PER_SLICE))
+                result.tokens += sum(map(len, tokens.ids))
+                result.truncated_texts += tokens.truncated_texts
+                result.truncated_tokens += tokens.truncated_tokens
+                yield first, tokens
+
+    def _bucket(self, length: int) -> tuple[int, bool]:
+        """Return (width of the batch, whether its texts fill it) of a text of `length` tokens.
+
+        Libraries take another attention kernel when nothing in a batch is padded. Hence all texts of
+        a bucket have padding, or none has.
+        """
+        if self.step == 1 or length >= self.max_len:
+            return length, True
+        return min((length // self.step + 1) * self.step, self.max_len), False
+
+    def _rows(self, width: int, batch_size: int | None) -> int:
+        rows = max(1, self.tokens_per_batch // width)
+        return min(rows, batch_size or rows)
+
+    def _halve(self, rows: int, width: int, error: Exception) -> None:
+        if rows == 1:
+            raise TroveStepsError(
+                f"the memory of {self.device} does not hold one text of {width} tokens; lower the "
+                "model's max_len, or set torch_dtype: bfloat16"
+            ) from error
+        self.tokens_per_batch = rows * width // 2
+        logger.warning(
+            "the memory of %s does not hold %d texts of %d tokens: going on with %d tokens per batch; "
+            "the last bits of vectors may differ from those of larger batches",
+            self.device, rows, width, self.tokens_per_batch,
+        )  # fmt: skip
+
+    def _forward(self, rows: list[list[int]], width: int):
+        """Return float32[rows, dim] on the device for token ids that are padded to `width`."""
         import torch
 
-        pad = self.tokenizer.pad_token_id or 0
-        ids = torch.full((len(rows), width), pad, dtype=torch.long)
+        ids = torch.full((len(rows), width), self.model.pad_id, dtype=torch.long)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
         for number, row in enumerate(rows):
-            ids[number, : len(row)] = torch.tensor(row)
-            mask[number, : len(row)] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
+            start = width - len(row) if self.settings.padding_side == "left" else 0
+            ids[number, start : start + len(row)] = torch.tensor(row)
+            mask[number, start : start + len(row)] = 1
+        if self.device != "cpu":
+            ids, mask = (
+                tensor.pin_memory().to(self.device, non_blocking=True) for tensor in (ids, mask)
+            )
         with torch.inference_mode():
-            states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-            pooled = self._pool(states, mask)
+            pooled = self.model.forward(ids, mask)[:, : self.settings.truncate_dim].float()
             if self.settings.normalize:
                 pooled = torch.nn.functional.normalize(pooled, dim=1, eps=1e-12)
-        return pooled.cpu().numpy()
+        return pooled
 
-    def _pool(self, states, mask):
-        if self.settings.pooling == "first_token":
-            return states[:, 0]
-        if self.settings.pooling == "last_token":
-            import torch
 
-            return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
-        weights = mask.unsqueeze(-1).float()
-        return (states * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+def _out_of_memory() -> type[Exception]:
+    import torch
+
+    return torch.OutOfMemoryError
+
+
+def _encoder_class(name: str) -> type:
+    if name == "default":
+        from trove_steps.transformers_encoder import TransformersEncoder
+
+        return TransformersEncoder
+    module, attribute = name.split(":", 1)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise TroveStepsError(f"encoder_class {name}: {error}") from error

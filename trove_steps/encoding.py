@@ -29,7 +29,7 @@ from trove_steps.keys import (
     text_key,
     texts_recipe,
 )
-from trove_steps.model_settings import ModelSettings, relevant_files
+from trove_steps.model_settings import ModelSettings, model_files
 from trove_steps.progress import progress_bar, report
 from trove_steps.store import Shard, Store, manifest_path, write_collection
 
@@ -134,8 +134,9 @@ def run(job: Job, comm: Comm) -> None:
 
 
 def _encoder_recipe(job: Job) -> dict:
-    names = relevant_files(job.model_folder)
-    files = Fingerprints(job.cache_dir).files(job.model_folder, names)
+    fingerprints = Fingerprints(job.cache_dir)
+    paths = model_files(job.model_folder)
+    files = {name: fingerprints.file(path) for name, path in paths.items()}
     return encoder_recipe(files, job.settings.encoder_recipe(job.encoder_role))
 
 
@@ -240,8 +241,8 @@ def _encode_pending(
     loading = time.perf_counter()
     encoder = Encoder(job.model_folder, job.settings, max_len, pick_device())
     if comm.rank == 0:
-        for name, digest in recipe["model_files"].items():
-            check_unchanged(job.model_folder / name, digest)
+        for name, path in model_files(job.model_folder).items():
+            check_unchanged(path, recipe["model_files"][name])
     record.seconds["load"] = time.perf_counter() - loading
     units = _units(characters)
     bar = progress_bar(len(work), f"encode {job.role}", "texts", comm.rank == 0)

@@ -15,12 +15,13 @@ from trove_steps.errors import TroveStepsError
 def written_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to the disk and rename it to `path`.
 
-    Readers see the old file or the new one, never a part. A full disk is reported as TroveStepsError.
+    Readers see the old file or the new one, never a part. Raises TroveStepsError where the file can't be
+    written: the disk is full, the folder is read-only, a parent is no folder.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -32,9 +33,12 @@ def written_atomically(path: Path) -> Iterator[Path]:
                 f"the disk of {path.parent} is full: free some space and start again; "
                 "what was finished is kept"
             ) from error
-        raise
+        raise TroveStepsError(
+            f"{path} can't be written ({error}): check the permissions of {path.parent}"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_directory(directory: Path) -> None:
@@ -54,12 +58,14 @@ def write_json(path: Path, value) -> None:
         )
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path):
     """Read a JSON file that a step wrote; a damaged one is reported with what to do."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TroveStepsError(f"{path} is missing: run the step that makes it first") from None
+    except OSError as error:
+        raise TroveStepsError(f"{path} can't be read ({error}): check its permissions") from None
     except ValueError as error:
         raise TroveStepsError(
             f"{path} is damaged ({error}): delete it and run again; only this file is made anew"

@@ -7,25 +7,27 @@ the same link and causes no job; a file that was edited has another one.
 import contextlib
 import hashlib
 import os
+import re
 import time
 import uuid
-from collections.abc import Iterable
 from pathlib import Path
 
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json, write_json
-from trove_steps.keys import recipe_key
+from trove_steps.keys import KEY_DIGITS
 
 # A file that changed this recently may change again within the same tick of the file system's
 # clock, unseen by its times: its digest is not remembered.
 SETTLING_SECONDS = 2.0
-BLOCK_BYTES = 1 << 20
 
 
 def hash_file(path: Path) -> str:
-    """Return the SHA-256 (64 hex digits) of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 (64 hex digits) of a file's bytes; TroveStepsError if it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise TroveStepsError(f"{path} can't be read ({error.strerror})") from None
 
 
 class Fingerprints:
@@ -40,40 +42,47 @@ class Fingerprints:
         self.cache_dir = Path(cache_dir)
 
     def file(self, path: Path) -> str:
-        """Return the SHA-256 of a file, from memory if nothing about the file has changed."""
+        """Return the SHA-256 of a file, from memory if nothing about the file has changed.
+
+        Raises TroveStepsError if it can't be read, changes meanwhile, or is a damaged blob of the
+        Hub's cache.
+        """
         real = Path(os.path.realpath(path))
         before = _identity(real)
-        memo = self.cache_dir / "fingerprints" / f"{recipe_key({'path': str(real)})}.json"
-        remembered = _recall(memo)
-        if remembered and remembered["identity"] == before:
-            return remembered["sha256"]
-        started = time.time()
-        digest = hash_file(real)
-        if _identity(real) != before:
-            raise TroveStepsError(
-                f"{path} changed while it was read: wait until it is complete, then start again"
-            )
-        if started - max(before["mtime_ns"], before["ctime_ns"]) / 1e9 > SETTLING_SECONDS:
-            _remember(memo, {"path": str(real), "identity": before, "sha256": digest})
+        memo = self.cache_dir / "fingerprints" / f"{_path_key(real)}.json"
+        digest = _recall(memo, before)
+        if digest is None:
+            started = time.time()
+            digest = hash_file(real)
+            if _identity(real) != before:
+                raise TroveStepsError(
+                    f"{path} changed while it was read: wait until it is complete, then start again"
+                )
+            if started - max(before["mtime_ns"], before["ctime_ns"]) / 1e9 > SETTLING_SECONDS:
+                shown = os.fsencode(real).decode("utf-8", "backslashreplace")
+                _remember(memo, {"path": shown, "identity": before, "sha256": digest})
+        _check_blob(path, real, digest)
         return digest
 
-    def files(self, folder: Path, names: Iterable[str]) -> dict[str, str]:
-        """Return name → SHA-256 for some files of a folder."""
-        return {name: self.file(Path(folder) / name) for name in names}
-
     def intern(self, path: Path, digest: str) -> Path:
-        """Return the link `in/{digest}` in the cache, made to point at `path`.
+        """Return the link `in/{digest}` in the cache, made to point at `path`, whose digest that is.
 
-        A link that already leads to a file or folder of this digest is left alone.
+        A link that leads there already is left alone, so a finished cache may be read-only.
         """
         link = self.cache_dir / "in" / digest
         target = os.path.realpath(path)
         if os.path.islink(link) and os.path.realpath(link) == target:
             return link
-        link.parent.mkdir(parents=True, exist_ok=True)
         temporary = link.with_name(f".{digest}.{uuid.uuid4().hex[:12]}")
-        os.symlink(target, temporary)
-        os.replace(temporary, link)
+        try:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(target, temporary)
+            os.replace(temporary, link)
+        except OSError as error:
+            raise TroveStepsError(
+                f"the cache {self.cache_dir} can't be written ({error}): check its permissions, or name "
+                "another folder as encoding_cache_dir"
+            ) from None
         return link
 
 
@@ -86,8 +95,25 @@ def check_unchanged(path: Path, expected: str, shown_as: str | None = None) -> N
         )
 
 
+def _check_blob(path: Path, real: Path, digest: str) -> None:
+    """Refuse a damaged download: the Hub's cache names a large file by its SHA-256."""
+    promised = real.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", real.name)
+    if promised and real.name != digest:
+        raise TroveStepsError(
+            f"{path} is damaged: the file that it links to, {real}, does not have the SHA-256 that it "
+            "is named for; delete both and fetch the model again"
+        )
+
+
+def _path_key(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:KEY_DIGITS]
+
+
 def _identity(path: Path) -> dict:
-    stat = os.stat(path)
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise TroveStepsError(f"{path} can't be read ({error.strerror})") from None
     return {
         "size": stat.st_size,
         "mtime_ns": stat.st_mtime_ns,
@@ -96,14 +122,15 @@ def _identity(path: Path) -> dict:
     }
 
 
-def _recall(memo: Path) -> dict | None:
+def _recall(memo: Path, identity: dict) -> str | None:
     try:
-        return read_json(memo)
-    except (TroveStepsError, OSError):
+        remembered = read_json(memo)
+        return remembered["sha256"] if remembered["identity"] == identity else None
+    except (TroveStepsError, KeyError, TypeError):
         return None
 
 
 def _remember(memo: Path, record: dict) -> None:
     # A cache that can't be written costs time, not correctness.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(TroveStepsError):
         write_json(memo, record)

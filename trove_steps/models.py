@@ -1,5 +1,6 @@
 """Where a model's files are: a local folder, or a snapshot in the Hub's cache."""
 
+import fnmatch
 import os
 from pathlib import Path
 
@@ -30,23 +31,35 @@ def locate_model(name_or_path: str, revision: str, where: str) -> Path:
 
 def _snapshot(name: str, revision: str, where: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     arguments = {"revision": revision, "ignore_patterns": NOT_NEEDED}
     try:
-        return Path(snapshot_download(name, local_files_only=True, **arguments))
+        cached = Path(snapshot_download(name, local_files_only=True, **arguments))
+        if _is_whole(cached):
+            return cached
+        state = "is in the Hub's cache only in part"
     except LocalEntryNotFoundError:
-        pass
+        state = "is not in the Hub's cache"
     except HFValidationError:
         raise TroveStepsError(
             f"{where}.model_name_or_path: '{name}' is neither a folder nor a name on the Hub"
         ) from None
     try:
         return Path(snapshot_download(name, **arguments))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    # The libraries below raise what they like: no network, no such name, no permission, a full disk.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise TroveStepsError(
-            f"{where}.model_name_or_path: '{name}' (revision {revision}) is no folder here, is not in "
-            f"the Hub's cache and can't be fetched: {reason}. Name a local folder, or fetch the model "
-            "on a machine that reaches the Hub"
+            f"{where}.model_name_or_path: '{name}' (revision {revision}) is no folder here, {state} and "
+            f"can't be fetched: {reason}. Name a local folder, or fetch the model on a machine that "
+            "reaches the Hub"
         ) from None
+
+
+def _is_whole(snapshot: Path) -> bool:
+    """Tell whether a snapshot has weights and no link to a file that was never fetched or is gone."""
+    names = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*")]
+    needed = [n for n in names if not any(fnmatch.fnmatch(n, skipped) for skipped in NOT_NEEDED)]
+    weights = [n for n in needed if n.endswith((".safetensors", ".bin"))]
+    return bool(weights) and all((snapshot / name).exists() for name in needed)

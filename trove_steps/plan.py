@@ -23,7 +23,7 @@ from trove_steps.keys import (
     search_recipe,
     texts_recipe,
 )
-from trove_steps.model_settings import ModelSettings, relevant_files, resolve_settings
+from trove_steps.model_settings import ModelSettings, model_files, resolve_settings
 from trove_steps.models import locate_model
 from trove_steps.results import is_complete
 from trove_steps.store import manifest_path
@@ -107,6 +107,7 @@ class Plan:
         self.tasks = [task for task in ("evaluation", "mining") if task in self.config]
         self.fingerprints = Fingerprints(self.cache)
         self.produced = produced
+        self._interned: dict[tuple[str, ...], tuple] = {}
         if not self.missing:
             _ = self.cells
 
@@ -319,9 +320,13 @@ class Plan:
             raise TroveStepsError("\n".join(lines))
 
     def _intern(self, paths: list[str]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
-        digests = tuple(self.fingerprints.file(path) for path in paths)
-        pairs = zip(paths, digests, strict=True)
-        return digests, tuple(self.fingerprints.intern(path, digest) for path, digest in pairs)
+        """Return the digests and the links of some files; each list is looked at once per plan."""
+        found = self._interned.get(tuple(paths))
+        if found is None:
+            digests = tuple(map(self.fingerprints.file, paths))
+            found = digests, tuple(map(self.fingerprints.intern, paths, digests))
+            self._interned[tuple(paths)] = found
+        return found
 
     def _model(self, name: str) -> Model:
         given = self.config["models"][name]
@@ -329,7 +334,8 @@ class Plan:
             given["model_name_or_path"], given.get("model_revision", "main"), f"models.{name}"
         )
         settings = resolve_settings(folder, given, name)
-        files = self.fingerprints.files(folder, relevant_files(folder))
+        paths = model_files(folder)
+        files = {file: self.fingerprints.file(path) for file, path in paths.items()}
         link = self.fingerprints.intern(folder, recipe_key({"kind": "model", "files": files}))
         return Model(name, folder, files, settings, link)
 
@@ -383,7 +389,7 @@ class Plan:
     def _needs(self, digests, links, shown) -> dict[str, int]:
         """Return how deep each task of a cell needs the search to go."""
         needs = {}
-        if "evaluation" in self.tasks:
+        if "evaluation" in self.tasks and digests:
             depth = self.evaluation["search_topk"] or 0
             needs["evaluation"] = max(depth, *self.evaluation["ir_metrics_k_values"])
         if "mining" in self.tasks:
@@ -398,16 +404,22 @@ class Plan:
         memo = self.cache / "fingerprints" / f"qrels-{recipe_key({'files': list(digests)})}.json"
         try:
             return read_json(memo)["most_annotated"]
-        except (TroveStepsError, KeyError):
+        except (TroveStepsError, KeyError, TypeError):
             found = most_annotated(read_qrels(list(links), shown_as=list(shown)))
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(TroveStepsError):
                 write_json(memo, {"most_annotated": found})
             return found
 
     def _valid(self, record: Path) -> Path:
         """Drop a record whose files are gone or were changed, so that they are made again."""
         if record.exists() and not is_complete(record):
-            record.unlink()
+            try:
+                record.unlink(missing_ok=True)
+            except OSError as error:
+                raise TroveStepsError(
+                    f"files of {record.parent.parent} are gone or were changed, and their record can't be "
+                    f"removed so that they are made again ({error}): check its permissions"
+                ) from None
         return record
 
 

@@ -39,5 +39,5 @@ def is_complete(record: Path) -> bool:
             (base / name).stat().st_size == entry["size"]
             for name, entry in content["files"].items()
         )
-    except (TroveStepsError, OSError, KeyError):
+    except (TroveStepsError, OSError, KeyError, TypeError, AttributeError):
         return False

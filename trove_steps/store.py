@@ -37,7 +37,10 @@ def manifest_path(cache_dir: Path, encoder: str, role: str, texts: str) -> Path:
 
 
 class Shard:
-    """A memory-mapped shard: `keys` is uint8[rows, 16], `vectors` is float32 or float16[rows, dim]."""
+    """A memory-mapped shard: `keys` is uint8[rows, 16], `vectors` is float32 or float16[rows, dim].
+
+    Raises DamagedShard if the file is not a shard, OSError if the system can't give it.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -50,7 +53,11 @@ class Shard:
             self.vectors = _fixed_width(embeddings.values, dtype, 1).reshape(-1, self.dim)
             if len(self.keys) != len(self.vectors):
                 raise pa.ArrowInvalid("keys and vectors differ in number")
-        except (pa.ArrowException, OSError, KeyError, IndexError, ValueError) as error:
+        except Exception as error:
+            # A flipped bit in the file's metadata can make Arrow raise nearly anything. Not damage is
+            # what the system reports by number (no such file, no permission, too many open files).
+            if isinstance(error, MemoryError) or getattr(error, "errno", None):
+                raise
             raise DamagedShard(f"{path}: {error}") from error
 
     def __len__(self) -> int:
@@ -120,14 +127,23 @@ class Store:
                 names.append(name)
             except DamagedShard as damage:
                 self._set_aside(name, damage)
+            except FileNotFoundError:
+                continue  # another job has just set it aside
+            except OSError as error:
+                raise TroveStepsError(f"a shard of the store can't be read: {error}") from None
         return Index(names, keys)
 
     def _set_aside(self, name: str, damage: DamagedShard) -> None:
         path = self.shard_path(name)
-        path.replace(path.with_suffix(".damaged"))
+        aside = path.with_suffix(".damaged")
+        try:
+            path.replace(aside)
+        except FileNotFoundError:
+            return  # another job did so
+        except OSError as error:
+            aside = f"unused, for it can't be renamed ({error.strerror})"
         print(
-            f"warning: a damaged shard was set aside as {path.with_suffix('.damaged')}; "
-            f"its texts are encoded again ({damage})",
+            f"warning: a damaged shard was set aside as {aside}; its texts are encoded again ({damage})",
             file=sys.stderr,
         )
 
@@ -239,6 +255,8 @@ class Vectors:
         rows_path = Path(manifest).with_suffix(".rows.arrow")
         try:
             table = pa.ipc.open_file(pa.memory_map(str(rows_path))).read_all()
+            if len(table) != self.manifest["rows"]:
+                raise pa.ArrowInvalid(f"{len(table)} rows instead of {self.manifest['rows']}")
         except (OSError, pa.ArrowException) as error:
             raise TroveStepsError(
                 f"{rows_path} can't be read ({error}): delete {manifest} and run again; "
@@ -278,10 +296,10 @@ class Vectors:
             path = self._paths[number]
             try:
                 self._open[number] = Shard(path)
-            except DamagedShard as damage:
+            except (DamagedShard, OSError) as problem:
                 raise TroveStepsError(
-                    f"a shard of the store is missing or damaged ({damage}): delete the manifests "
-                    f"{path.parent.parent}/*.json and run again; only its texts are encoded anew"
+                    f"a shard of the store is missing, damaged or can't be read ({problem}): delete the "
+                    f"manifests {path.parent.parent}/*-*.json and run again; only its texts are encoded anew"
                 ) from None
             if len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)

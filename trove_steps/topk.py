@@ -11,6 +11,7 @@ Cosine similarity is the dot product of vectors that the caller has normalised.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -237,24 +238,32 @@ def _score_candidates(vectors: np.ndarray, places: np.ndarray, documents: Vector
 
 def _search_in_full(vectors: np.ndarray, sweep: Sweep) -> tuple[np.ndarray, np.ndarray]:
     """The best `sweep.reach` of the sweep's documents for each query, by exact scores alone."""
-    documents, reach = sweep.documents, sweep.reach
+    import torch
+
+    documents, reach, threads = sweep.documents, sweep.reach, torch.get_num_threads()
+
+    def improve(best, part, docs, read):
+        scores = score_all(vectors[part], read)
+        scores = np.concatenate([best[0], scores], axis=1)
+        docs = np.concatenate([best[1], np.broadcast_to(docs, (len(scores), len(docs)))], axis=1)
+        return _ordered(scores, docs, reach, documents.ids)
+
+    size = -(-len(vectors) // threads)
+    size = max(1, min(size, PAIR_BUDGET // (reach + TILE_DOCUMENTS) // threads))
+    parts = list(slices(len(vectors), size))
     found = []
-    for chunk in slices(len(vectors), max(1, PAIR_BUDGET // (reach + TILE_DOCUMENTS))):
-        count = chunk.stop - chunk.start
-        best = np.full((count, 0), -np.inf), np.full((count, 0), -1, np.int64)
-        for number in sweep.blocks:
-            first = number * sweep.block_rows
-            for tile in slices(min(sweep.block_rows, len(documents) - first), TILE_DOCUMENTS):
-                docs = documents.order[first + tile.start : first + tile.stop]
-                scores = score_all(vectors[chunk], documents.take(docs))
-                docs = np.broadcast_to(docs, scores.shape)
-                best = _ordered(
-                    np.concatenate([best[0], scores], axis=1),
-                    np.concatenate([best[1], docs], axis=1),
-                    reach,
-                    documents.ids,
-                )
-        found.append(best)
+    with ThreadPoolExecutor(threads) as pool:
+        for group in slices(len(parts), threads):  # each reads the documents once
+            some = parts[group]
+            sizes = [part.stop - part.start for part in some]
+            best = [(np.empty((m, 0)), np.empty((m, 0), np.int64)) for m in sizes]
+            for number in sweep.blocks:
+                first = number * sweep.block_rows
+                for tile in slices(min(sweep.block_rows, len(documents) - first), TILE_DOCUMENTS):
+                    docs = documents.order[first + tile.start : first + tile.stop]
+                    repeated = [docs] * len(some), [documents.take(docs)] * len(some)
+                    best = list(pool.map(improve, best, some, *repeated))
+            found += best
     return np.concatenate([s for s, _ in found]), np.concatenate([d for _, d in found])
 
 

@@ -21,7 +21,7 @@ from trove_steps.errors import TroveStepsError
 PASSES = ("auto", "float32", "bfloat16", "int8")
 TILE_QUERIES, TILE_DOCUMENTS = 512, 4096  # one product on a CPU: its scores stay in cache (8 MiB)
 GPU_TILE_QUERIES, GPU_TILE_DOCUMENTS = 2048, 32_768  # and on a GPU (256 MiB)
-HITS_THAT_PAY = 0.05  # an exact score costs as much as about 20 float32 products
+HITS_THAT_PAY = 0.1  # a product of two vectors costs as much as about 5 inside a product of tiles
 QUERIES_THAT_PAY = 64  # making the codes of a document costs as much as about 50 float32 products
 LARGEST_CODED_NORM = 1e15  # beyond it float32 arithmetic on codes could overflow
 
@@ -81,15 +81,17 @@ def _int8_is_fast(dim: int) -> bool:
     codes = torch.full((TILE_DOCUMENTS, dim), 127, dtype=torch.int8)
     codes[::2] = -127
     seconds = {}
-    for product, matrix in ((torch._int_mm, codes), (torch.mm, codes.float())):
-        times = []
-        for _ in range(3):
-            started = time.perf_counter()
+    with _one_thread_each():
+        for product, matrix in ((torch._int_mm, codes), (torch.mm, codes.float())):
             result = product(matrix[:QUERIES_THAT_PAY], matrix.T)
-            times.append(time.perf_counter() - started)
-        if not result.abs().eq(127 * 127 * dim).all():
-            return False
-        seconds[product] = min(times)
+            if not result.abs().eq(127 * 127 * dim).all():
+                return False
+            times = []
+            for _ in range(5):
+                started = time.perf_counter()
+                product(matrix[:QUERIES_THAT_PAY], matrix.T, out=result)
+                times.append(time.perf_counter() - started)
+            seconds[product] = min(times)
     return 2 * seconds[torch._int_mm] < seconds[torch.mm]
 
 
@@ -127,11 +129,12 @@ class Candidates:
         )  # fmt: skip
 
     def offer_codes(
-        self, products, unit, shift, error, queries, documents, first: int, budget: int, rows: slice
-    ) -> int:
+        self, products, unit, shift, error, queries, documents, float_error,
+        first: int, budget: int, rows: slice,
+    ) -> int:  # fmt: skip
         """The same with int32 products of codes; see `topk_kernels.offer_codes`."""
         return kernels().offer_codes(
-            products.numpy(), unit, shift, error, queries, documents, first, budget,
+            products.numpy(), unit, shift, error, queries, documents, float_error, first, budget,
             self.reach, self.limit, self.low[rows], self.high[rows], self.place[rows],
             self.fill[rows], self.floor[rows], self.lost[rows],
         )  # fmt: skip
@@ -514,7 +517,7 @@ class Sweep:
     ) -> int:
         """Integer products of codes; returns how many queries of `part` were worth it.
 
-        A hit costs an exact score, so codes pay only while few documents are hits: not at the
+        A hit costs a product of its own, so codes pay only while few documents are hits: not at the
         start, and not where all scores are alike. Then float32 takes over, for ever more tiles.
         """
         import torch
@@ -523,16 +526,18 @@ class Sweep:
         products = _shaped(scratch.view(torch.int32), count, columns)
         torch._int_mm(queries.tensor[part], block.codes.tensor[tile].T, out=products)
         error = queries.error(part, block.codes.size[tile].max(), block.codes.residue[tile].max())
+        rows = slice(lane.rows.start + part.start, lane.rows.start + part.stop)
         done = lane.candidates.offer_codes(
             products,
             queries.unit[part],
             queries.shift[part],
             error,
-            self.vectors[lane.rows][part],
+            self.vectors[rows],
             block.vectors[tile],
+            self.bound(rows, block.factor.norms[tile].max(), 0),
             block.first + tile.start,
             int(count * columns * HITS_THAT_PAY),
-            slice(lane.rows.start + part.start, lane.rows.start + part.stop),
+            rows,
         )
         if done < count:
             lane.pause = 1 << min(lane.failures, 8)

@@ -239,24 +239,35 @@ def _bar(floor, unit, shift, error):
     return np.int32(min(2147483647.0, bar))
 
 
+def _dot(q, d):
+    """The float32 product of two vectors, added in any order: `topk_candidates.Bound` holds."""
+    total = np.float32(0)
+    for j in range(q.shape[0]):
+        total += q[j] * d[j]
+    return total
+
+
+dot = _compile(_dot, ANY_ORDER)
+
+
 @_compile
 def offer_codes(
-    products, unit, shift, error, queries, documents, first, budget,
+    products, unit, shift, error, queries, documents, float_error, first, budget,
     k, limit, low, high, place, fill, floor, lost,
 ):  # fmt: skip
-    """Like `offer` for integer products of codes; every hit is scored exactly at once.
+    """Like `offer` for integer products of codes; every hit is scored in float32 at once.
 
-    The exact score is within error[i] of unit[i] * products[i, j] + shift[i]. Stops after the query
-    that exceeds `budget` hits in all; returns the number of queries done.
+    The exact score is within error[i] of unit[i] * products[i, j] + shift[i], and within
+    float_error[i] of the float32 product. Stops after the query with which there are more than
+    `budget` hits in all; returns the number of queries done.
     """
     capacity = low.shape[1]
     scratch = np.empty(capacity, np.float32)
-    sums = np.empty(_width(queries.shape[1]), np.float64)
     columns = products.shape[1]
     for i in range(products.shape[0]):
         if lost[i]:
             continue
-        row, n = products[i], fill[i]
+        row, n, e = products[i], fill[i], float_error[i]
         bar = _bar(floor[i], unit[i], shift[i], error[i])
         for start in range(0, columns, CHUNK):
             hits = _count(row[start : start + CHUNK], bar)
@@ -266,19 +277,18 @@ def offer_codes(
             for j in range(start, min(start + CHUNK, columns)):
                 if row[j] < bar:
                     continue
+                score = dot(queries[i], documents[j])
+                if score < floor[i] - e:
+                    continue
                 if n == capacity:
                     n, floor[i] = _prune(low[i], high[i], place[i], n, k, floor[i], scratch)
                     bar = _bar(floor[i], unit[i], shift[i], error[i])
                     if n > limit:
                         lost[i] = True
                         break
-                    if row[j] < bar:
+                    if score < floor[i] - e:
                         continue
-                score = _tree_dot(queries[i], documents[j], sums)
-                slack = abs(score) * 2.0**-23 + 2.0**-126  # of the rounding to float32
-                if score + slack < floor[i]:
-                    continue
-                low[i, n], high[i, n], place[i, n] = score - slack, score + slack, first + j
+                low[i, n], high[i, n], place[i, n] = score - e, score + e, first + j
                 n += 1
             if lost[i]:
                 break

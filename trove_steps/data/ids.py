@@ -7,6 +7,7 @@ their decimal string.
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 from trove_steps.errors import TroveStepsError
 
@@ -33,7 +34,9 @@ SEPARATOR = re.compile(
 
 def bad_id(ids: Sequence[str]) -> int | None:
     """Return the index of the first id that is empty or holds white space or a control character."""
-    if all(ids) and not SEPARATOR.search("".join(ids).encode()):
+    together = "".join(ids)
+    plain = together.isascii() and together.isprintable() and " " not in together
+    if all(ids) and (plain or not SEPARATOR.search(together.encode())):
         return None
     return next(i for i, value in enumerate(ids) if not value or SEPARATOR.search(value.encode()))
 
@@ -87,15 +90,18 @@ def check_unique_ids(ids, where: Sequence[tuple[str, int]]) -> None:
 
 
 def _place(row: int, where: Sequence[tuple[str, int]]) -> str:
+    """Return path:line of a record; where the file can't be read any more, the record's number."""
     from trove_steps.data.records import read_records
 
     start = 0
-    for path, end in where:
+    for path, end in where:  # noqa: B007 (the file that holds the row)
         if row < end:
-            for batch in read_records(path):
-                if row < start + len(batch.ids):
-                    return f"{path}:{batch.lines[row - start]}"
-                start += len(batch.ids)
             break
         start = end
-    return f"record {row + 1}"
+    number = row - start
+    with suppress(TroveStepsError):
+        for batch in read_records(path):
+            if number < len(batch.ids):
+                return f"{path}:{batch.lines[number]}"
+            number -= len(batch.ids)
+    return f"{path}, record {row - start + 1}"

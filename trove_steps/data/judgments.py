@@ -1,6 +1,24 @@
 """Judgments in JSON: one per line, grouped by query, nested, or implied by training data."""
 
 import re
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+import orjson
+
+from trove_steps.data.arrays import from_numpy, from_strings
+from trove_steps.data.ids import (
+    DOC_ID_NAMES,
+    QUERY_ID_NAMES,
+    RECORD_ID_NAMES,
+    SCORE_NAMES,
+    bad_id,
+    bad_id_message,
+    shortened,
+)
+from trove_steps.data.opening import Source
+from trove_steps.data.records import check_objects, parse_lines
+from trove_steps.errors import TroveStepsError
 
 BATCH_LINES = 4096
 POSITIVE_NAMES = (
@@ -21,18 +39,14 @@ Triplets = tuple[list, list, list]
 
 
 def json_judgments(source: Source):
-    """Return (format in words, table) of a JSON or JSON lines file."""
-    import pyarrow as pa
-
+    """Return (format in words, tables) of a JSON or JSON lines file."""
     what, read, tables = None, None, []
     for records, numbers in _records(source):
         check_objects(source, records, numbers)
         if read is None:
             what, read = _reader(records[0], f"{source.name}:{numbers[0]}")
         tables.append(_table(source, records, numbers, read))
-    if not tables:
-        raise TroveStepsError(f"{source.name} holds no judgments")
-    return what, pa.concat_tables(tables, promote_options="permissive")
+    return what, tables
 
 
 def _records(source: Source) -> Iterator[tuple[list[dict], list[int]]]:
@@ -183,6 +197,7 @@ def _table(source: Source, records: list, numbers: list[int], read: Callable[[di
 
 def _columns(queries: list, docs: list, scores: list):
     """Return the table of three lists; raise TroveStepsError, without a place, for a bad value."""
+    import numpy as np
     import pyarrow as pa
 
     ids = [_strings(values) for values in (queries, docs)]
@@ -190,18 +205,14 @@ def _columns(queries: list, docs: list, scores: list):
     if not kinds <= {int, float}:
         bad = next(score for score in scores if type(score) not in (int, float))
         raise TroveStepsError(f"the score {shortened(bad)} is not a number")
-    kind = pa.float64() if float in kinds else pa.int64()
     try:
-        column = pa.array(scores, kind)
-    except (pa.ArrowInvalid, OverflowError):
-        raise TroveStepsError("a score is too large for a 64-bit number") from None
-    return pa.table(
-        {
-            "query_id": pa.array(ids[0], pa.string()),
-            "doc_id": pa.array(ids[1], pa.string()),
-            "score": column,
-        }
-    )
+        values = np.array(scores, np.float64 if float in kinds else np.int64)
+    except OverflowError:
+        raise TroveStepsError("a score does not fit into 64 bits") from None
+    if not np.isfinite(values).all():
+        raise TroveStepsError("a score is not a finite number")
+    names = ("query_id", "doc_id", "score")
+    return pa.table(dict(zip(names, (*map(from_strings, ids), from_numpy(values)), strict=True)))
 
 
 def _strings(ids: list) -> list[str]:

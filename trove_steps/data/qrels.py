@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trove_steps.data.arrays import from_numpy, to_numpy
 from trove_steps.data.judgments import json_judgments
 from trove_steps.data.opening import Source
 from trove_steps.data.triplets import column_judgments, text_judgments
@@ -39,7 +40,7 @@ def read_qrels(
 ):
     """Return the judgments of one or several files as a pyarrow table.
 
-    Columns: query_id (string), doc_id (string), score (int64, or double if any is not an integer).
+    Columns: query_id (string), doc_id (string), score (int64, or double if any has a fraction).
     Each (query, document) occurs once, in the order of the first occurrence; of different labels the
     last one counts. See `load_qrels`.
     """
@@ -57,23 +58,21 @@ def load_qrels(
     shown_as: the paths that messages name; digests: the SHA-256 (hex) that the files must have.
     Raises TroveStepsError with file and line for anything that is not a judgment.
     """
-    import pyarrow as pa
-
     tables, formats = [], []
     for number, path in enumerate(paths):
         name = shown_as[number] if shown_as else None
         with Source(path, name, digests[number] if digests else None) as source:
-            what, table = _read_one(source, path)
-            if not table.num_rows:
+            what, parts = _read_one(source, path)
+            if not any(part.num_rows for part in parts):
                 raise TroveStepsError(
                     f"{source.name} holds no judgments"
                     + ("" if source.head.strip() else ": the file is empty")
                 )
         formats.append(what)
-        tables.append(table)
+        tables += parts
     if not tables:
         raise TroveStepsError("no qrel file was given: name at least one (qrel_path)")
-    merged = pa.concat_tables(tables, promote_options="permissive")
+    merged = _concatenated(tables)
     table, repeated, relabelled = _each_pair_once(merged)
     return table, QrelsInfo(formats, merged.num_rows, repeated, relabelled)
 
@@ -95,10 +94,22 @@ def _read_one(source: Source, path: Path | str):
     return text_judgments(source, path)
 
 
+def _concatenated(tables: list):
+    """Return the tables as one, its scores int64 if all of them are integers, else double."""
+    import pyarrow as pa
+
+    def with_scores(table, kind: pa.DataType, safe: bool):
+        return table.set_column(2, "score", table["score"].cast(kind, safe=safe))
+
+    try:
+        return pa.concat_tables(with_scores(table, pa.int64(), True) for table in tables)
+    except pa.ArrowInvalid:
+        return pa.concat_tables(with_scores(table, pa.float64(), False) for table in tables)
+
+
 def _each_pair_once(table):
     """Return (table with each pair once, judgments left out, pairs with different labels)."""
     import numpy as np
-    import pyarrow as pa
 
     codes = [_codes(table[name]) for name in ("query_id", "doc_id")]
     pairs = codes[0].astype(np.int64) * (int(codes[1].max()) + 1) + codes[1]
@@ -108,12 +119,12 @@ def _each_pair_once(table):
     repeated = len(pairs) - len(starts)
     if not repeated:
         return table, 0, 0
-    scores = table["score"].to_numpy()[order]
+    scores = to_numpy(table["score"])[order]
     differ = np.minimum.reduceat(scores, starts) != np.maximum.reduceat(scores, starts)
     firsts, lasts = order[starts], np.append(starts[1:], len(order)) - 1
     by_first = np.argsort(firsts)
-    once = table.select(["query_id", "doc_id"]).take(firsts[by_first])
-    once = once.append_column("score", pa.array(scores[lasts[by_first]]))
+    once = table.select(["query_id", "doc_id"]).take(from_numpy(firsts[by_first]))
+    once = once.append_column("score", from_numpy(scores[lasts[by_first]]))
     return once, repeated, int(differ.sum())
 
 
@@ -124,4 +135,4 @@ def _codes(ids):
 
     # 64-bit offsets: the distinct ids may exceed 2 GiB.
     encoded = pc.dictionary_encode(ids.cast(pa.large_string())).combine_chunks()
-    return encoded.indices.to_numpy()
+    return to_numpy(encoded.indices)

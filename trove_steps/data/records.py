@@ -101,8 +101,13 @@ def _from_json_lines(source: Source, batch_rows: int) -> Iterator[Batch]:
             check_objects(source, records, numbers)
             if fields is None:
                 fields = _choose_fields(list(records[0]), f"{source.name}:{numbers[0]}")
-            columns = ([record.get(name) for record in records] for name in astuple(fields))
-            yield _checked(source, fields, Batch(*columns, numbers), records)
+            batch = Batch(
+                [record.get(fields.id) for record in records],
+                [record.get(fields.title) for record in records],
+                [record.get(fields.text) for record in records],
+                numbers,
+            )
+            yield _checked(source, fields, batch, records)
 
 
 def parse_lines(source: Source, lines: list[bytes], first: int) -> tuple[list, Sequence[int]]:
@@ -147,7 +152,9 @@ def check_objects(source: Source, records: list, numbers: Sequence[int]) -> None
 
 def _from_rows(source: Source, batch_rows: int) -> Iterator[Batch]:
     mark = delimiter(source)
-    if mark is None and source.head.strip():
+    if not source.head.strip():
+        return
+    if mark is None:
         first = source.head.lstrip().partition(b"\n")[0].decode(errors="replace").strip()
         raise TroveStepsError(
             f"{source.name}:1: neither JSON nor a tab or comma in {shortened(first)}: the formats are "
@@ -214,6 +221,9 @@ def _choose_fields(names: list[str], where: str) -> Fields:
             f"{where}: {len(ids)} id fields, {' and '.join(ids)}: keep one of them, or name it _id and "
             "rename the others"
         )
+    for name in ("text", "title"):
+        if names.count(name) > 1:
+            raise TroveStepsError(f"{where}: {name!r} is there twice: {has}; rename one of them")
     if "text" not in names:
         raise TroveStepsError(f"{where}: no field 'text': {has}; name the field of the text so")
     return Fields(ids[0], "title", "text")
@@ -236,7 +246,7 @@ def _checked(
     if (index := bad_id(ids)) is not None:
         where = f"{source.name}:{batch.lines[index]}"
         raise TroveStepsError(f"{where}: {bad_id_message(ids[index])}")
-    return replace(batch, ids=ids)
+    return batch if ids is batch.ids else replace(batch, ids=ids)
 
 
 def _reject(

@@ -14,19 +14,30 @@ AS_LINES = "or write the file as JSON lines"
 
 
 def delimiter(source: Source) -> str | None:
-    """Return the separator of a text file's columns by its first line: tab, comma or None."""
-    first = source.head.lstrip(b"\r\n").partition(b"\n")[0]
+    """Return the separator of a text file's columns: tab, comma or None.
+
+    The first line that is not blank decides.
+    """
+    first = next((line for line in source.head.split(b"\n") if line.strip()), b"")
     return next((mark for mark in ("\t", ",") if mark.encode() in first), None)
 
 
 def decoded(lines: list[bytes], first: int, name: str) -> list[str]:
-    """Decode lines from UTF-8; one that isn't is an error with its number and column."""
+    """Decode lines from UTF-8; one that isn't, or holds a NUL byte, is an error with its number."""
     try:
-        return [line.decode() for line in lines]
+        texts = [line.decode() for line in lines]
     except UnicodeDecodeError:
         for number, line in enumerate(lines, first):
             check_utf8(line, f"{name}:{number}")
         raise
+    for number, text in enumerate(texts, first):
+        if "\0" in text:
+            # What a crash leaves of a file that was being written, or a wrong encoding.
+            raise TroveStepsError(
+                f"{name}:{number}: a NUL byte at position {text.index(chr(0)) + 1} of the line: the file "
+                "is damaged or not text; copy it again or remove the byte"
+            )
+    return texts
 
 
 def check_utf8(line: bytes, where: str) -> None:
@@ -59,7 +70,8 @@ def tsv_rows(source: Source) -> Iterator[tuple[Sequence[int], list[list[str]]]]:
             if quoting is None:
                 quoting = _writer_quotes(rows)
             if quoting:
-                rows = [_unquoted(row, f"{source.name}:{n}") for n, row in zip(numbers, rows)]
+                named = zip(numbers, rows, strict=True)
+                rows = [_unquoted(row, f"{source.name}:{number}") for number, row in named]
         yield numbers, rows
 
 

@@ -1,6 +1,5 @@
 """From a record to the string that goes to the tokenizer."""
 
-import re
 import string
 from collections.abc import Callable
 from functools import cache
@@ -23,8 +22,8 @@ def format_text(template: str, title: str | None, text: str) -> str:
 
 @cache
 def _compiled(template: str) -> Callable[[str | None, str], str]:
-    with_title = _fill(template)
-    without_title = _fill(re.sub(r"\{title\}\s|\s?\{title\}", "", template, count=0))
+    pieces = _parse(template)
+    with_title, without_title = _fill(pieces), _fill(_drop_title(pieces))
 
     def fill(title: str | None, text: str) -> str:
         title = title.strip() if title else ""
@@ -34,9 +33,24 @@ def _compiled(template: str) -> Callable[[str | None, str], str]:
     return fill
 
 
-def _fill(template: str) -> Callable[[str, str], str]:
-    """Return the template as a function of (title, text)."""
-    pieces = _parse(template)
+def _drop_title(pieces: list[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+    """Leave the title out, with the white space character behind it, or else the one before it."""
+    kept, literal, takes_space = [], "", False
+    for before, name in pieces:
+        if takes_space and before[:1].isspace():
+            before = before[1:]
+        elif takes_space and literal[-1:].isspace():
+            literal = literal[:-1]
+        literal += before
+        takes_space = name == "title"
+        if not takes_space:
+            kept.append((literal, name))
+            literal = ""
+    return [*kept, (literal, None)] if literal.strip() else kept
+
+
+def _fill(pieces: list[tuple[str, str | None]]) -> Callable[[str, str], str]:
+    """Return the parsed template as a function of (title, text)."""
     if pieces == [("", "text")]:
         return lambda title, text: text
     if pieces == [("", "title"), (" ", "text")]:

