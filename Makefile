@@ -38,7 +38,7 @@ $(VENV)/.installed: pyproject.toml Makefile
 	@echo "   PyTorch: $(TORCH)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@echo "   trove-steps and the rest"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,dev]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,dev,fast]"
 	@touch $@
 
 clean:

@@ -5,8 +5,9 @@
 
 Every method finds the `depth` best of the same memory-mapped float32 vectors for the same queries;
 rounds take the methods in turn, so that noise of the machine hits all alike, and the figures are
-medians over the rounds. CPU seconds stay comparable on a busy machine. Memory is the peak of anonymous pages beyond those before the call. Peers
-that are not installed are left out. `--many-queries` measures memory alone, for a training set.
+medians over the rounds. CPU seconds stay comparable on a busy machine. Memory is the peak of
+anonymous pages beyond those before the call. Peers that are not installed are left out.
+`--many-queries` measures memory alone, for a training set of 500,000 queries.
 """
 
 from __future__ import annotations

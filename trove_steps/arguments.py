@@ -4,26 +4,18 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
-import yaml
-
-from trove_steps.config import SCHEMA_PATH
+from trove_steps.config import load_schema
 from trove_steps.errors import TroveStepsError
 from trove_steps.torchrun import end_with_launcher
 
 OTHER_ROLE = {"corpus": "query_", "queries": "passage_"}
 
 
-@cache
-def _schema() -> dict:
-    return yaml.safe_load(SCHEMA_PATH.read_text(encoding="utf-8"))
-
-
 def model_options(role: str) -> dict[str, dict]:
     """Return the model options of the schema that concern a role, "corpus" or "queries"."""
-    options = _schema()["$defs"]["model"]["properties"]
+    options = load_schema()["$defs"]["model"]["properties"]
     return {
         name: option for name, option in options.items() if not name.startswith(OTHER_ROLE[role])
     }

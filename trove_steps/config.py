@@ -4,6 +4,7 @@ import copy
 import datetime
 import difflib
 import os
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -22,7 +23,7 @@ def load_config(raw: dict) -> dict:
     `mining:` means that mining was not asked for); one that is written but empty is there. Raises
     TroveStepsError with one line per mistake.
     """
-    schema = _load_schema()
+    schema = load_schema()
     config = _completed(raw, schema, schema)
     _check(config, schema)
     _check_characters(config, [])
@@ -34,13 +35,15 @@ def load_config(raw: dict) -> dict:
 
 def section_defaults(section: str) -> dict:
     """Return a section of the configuration with nothing but its defaults."""
-    schema = _load_schema()
+    schema = load_schema()
     holder = {section: _completed({}, schema["properties"][section], schema)}
     _normalise(holder)
     return holder[section]
 
 
-def _load_schema() -> dict:
+@cache
+def load_schema() -> dict:
+    """Return the schema of the configuration; callers leave it as it is."""
     return yaml.safe_load(SCHEMA_PATH.read_text(encoding="utf-8"))
 
 
@@ -295,7 +298,7 @@ def _check_pairs(config: dict) -> None:
             known = list(config[option])
             for name in pair.get(option, []):
                 if name not in known:
-                    what = f"pairs[{position}].{option}: no {option[:-1]} is named '{name}'"
+                    what = f"pairs[{position}].{option}: no {option[:-1]} is named {_shown(name)}"
                     lines.append(what + nearest(name, known))
     if lines:
         raise TroveStepsError("\n".join(lines))

@@ -38,7 +38,7 @@ def _snapshot(name: str, revision: str, where: str) -> Path:
         cached = Path(snapshot_download(name, local_files_only=True, **arguments))
         if _is_whole(cached):
             return cached
-        state = "is in the Hub's cache only in part"
+        state = "is in the Hub's cache only in part"  # and the Hub may give the rest
     except LocalEntryNotFoundError:
         state = "is not in the Hub's cache"
     except HFValidationError:
@@ -46,7 +46,7 @@ def _snapshot(name: str, revision: str, where: str) -> Path:
             f"{where}.model_name_or_path: '{name}' is neither a folder nor a name on the Hub"
         ) from None
     try:
-        return Path(snapshot_download(name, **arguments))
+        fetched = Path(snapshot_download(name, **arguments))
     # The libraries below raise what they like: no network, no such name, no permission, a full disk.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
@@ -55,6 +55,12 @@ def _snapshot(name: str, revision: str, where: str) -> Path:
             f"can't be fetched: {reason}. Name a local folder, or fetch the model on a machine that "
             "reaches the Hub"
         ) from None
+    if not _is_whole(fetched):
+        raise TroveStepsError(
+            f"{where}.model_name_or_path: '{name}' (revision {revision}) lacks weights, or files that "
+            f"{fetched} links to: delete that folder and fetch the model again"
+        )
+    return fetched
 
 
 def _is_whole(snapshot: Path) -> bool:

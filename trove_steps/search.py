@@ -22,7 +22,7 @@ from trove_steps.keys import recipe_key, search_recipe
 from trove_steps.progress import progress_bar, report
 from trove_steps.ranking import Ranking
 from trove_steps.store import Vectors, manifest_path
-from trove_steps.topk import search
+from trove_steps.topk import rescore, search
 
 QUERIES_PER_BATCH = 1000  # of the file; fixed, so that its bytes don't depend on tile sizes
 SCHEMA = pa.schema([("query", pa.int32()), ("document", pa.int64()), ("score", pa.float64())])
@@ -104,9 +104,12 @@ class Normalised:
         return len(self._vectors)
 
     def take(self, texts: np.ndarray) -> np.ndarray:
-        """Return float32[m, dim]; a vector of zeros stays as it is."""
-        vectors = self._vectors.take(texts).astype(np.float64)
-        lengths = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
+        """Return float32[m, dim]; a vector of zeros stays as it is.
+
+        Lengths are summed as scores are, so that the bits are the same on every machine.
+        """
+        vectors = self._vectors.take(texts)
+        lengths = np.sqrt(rescore(vectors, vectors))[:, None]
         return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
 
 
@@ -141,7 +144,7 @@ def run(arguments, comm: Comm) -> None:
         device=pick_device(),
         comm=comm,
         exclude=exclude,
-        progress=_progress(len(queries) * len(documents), comm),
+        progress=_progress(len(queries) * len(documents), documents.dim, comm),
     )
     if comm.rank != 0:
         for _ in tiles:
@@ -175,9 +178,17 @@ def _check_expected(output: Path, recipe: dict) -> None:
         )
 
 
-def _progress(total: int, comm: Comm):
-    bar = progress_bar(total, "search", "scores", comm.rank == 0)
-    return lambda done: bar.update(done - bar.n)
+def _progress(total: int, dim: int, comm: Comm):
+    """Return a function that shows how many queries × documents are done, and at which rate."""
+    bar = progress_bar(total, "search", "queries × documents", comm.rank == 0)
+    started = time.perf_counter()
+
+    def show(done: int) -> None:
+        rate = 2 * dim * done / max(time.perf_counter() - started, 1e-9) / 1e9
+        bar.set_postfix_str(f"{rate:.0f} GFLOP/s", refresh=False)
+        bar.update(done - bar.n)
+
+    return show
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ read from local files.
 """
 
 import importlib.util
+import inspect
 import json
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.nn import functional
 from trove_steps.encoder import Tokens
 from trove_steps.errors import TroveStepsError
 from trove_steps.model_settings import (
+    OFFSET_POSITIONS,
     ModelSettings,
     base_folder,
     lower_cases,
@@ -52,6 +54,13 @@ class TransformersEncoder:
         paths = modules.dense if modules else ()
         self.dense = [_load_dense(folder / path, device) for path in paths]
         self.pad_id = self._pad_id()
+        # With padding on the left, a text still begins at position 0. Models of OFFSET_POSITIONS find
+        # that out by themselves.
+        self.tells_positions = (
+            settings.padding_side == "left"
+            and "position_ids" in inspect.signature(self.model.forward).parameters
+            and self.model.config.model_type not in OFFSET_POSITIONS
+        )
 
     def tokenize(self, texts: list[str]) -> Tokens:
         """Return the token ids of texts: special tokens around content that is cut to fit max_len."""
@@ -68,7 +77,10 @@ class TransformersEncoder:
 
     def forward(self, ids, mask):
         """Return the pooled vectors float32[rows, dim] of ids and mask, int64[rows, width]."""
-        states = self.model(input_ids=ids, attention_mask=mask)[0]
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self.tells_positions:
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        states = self.model(**inputs)[0]
         pooled = pool(states.float(), mask, self.settings.pooling)
         for dense in self.dense:
             pooled = dense(pooled)
@@ -188,7 +200,9 @@ def _auto_class(folder: Path, settings: ModelSettings):
     config = AutoConfig.from_pretrained(
         folder, local_files_only=True, trust_remote_code=settings.trust_remote_code
     )
-    half = config.is_encoder_decoder and type(config) in AutoModelForTextEncoding._model_mapping
+    # Not config.is_encoder_decoder: a T5 encoder that was saved on its own says false there.
+    encoder = AutoModelForTextEncoding._model_mapping.get(type(config), None)
+    half = encoder is not None and encoder.__name__.endswith("EncoderModel")
     return AutoModelForTextEncoding if half else AutoModel
 
 

@@ -119,7 +119,15 @@ def test_shown_path_is_the_one_that_a_person_knows(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("visible", "count"),
-    [("", 0), ("-1", 0), ("0", 1), ("0,1,3", 3), (" 0 , 1", 2), ("0,-1,1", 1), ("GPU-8f2a,GPU-9", 2)],
+    [
+        ("", 0),
+        ("-1", 0),
+        ("0", 1),
+        ("0,1,3", 3),
+        (" 0 , 1", 2),
+        ("0,-1,1", 1),
+        ("GPU-8f2a,GPU-9", 2),
+    ],
 )
 def test_cuda_visible_devices_decides(monkeypatch, visible, count):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

@@ -233,7 +233,9 @@ def test_threads_intern_the_same_file(tmp_path):
     def link_often():
         try:
             for n in range(50):
-                target = path if n % 2 else written(tmp_path / threading.current_thread().name, b"c")
+                target = (
+                    path if n % 2 else written(tmp_path / threading.current_thread().name, b"c")
+                )
                 link = Fingerprints(tmp_path / "cache").intern(target, "d" * 64)
                 assert os.path.exists(link)
         except Exception as error:
@@ -266,7 +268,9 @@ def test_a_blob_that_lacks_the_bytes_it_is_named_for(tmp_path, settled):
     assert prints.file(tmp_path / "model.safetensors") == sha256(b"weights")
     blob.write_bytes(b"weight")
     for _ in range(2):  # also when the digest is remembered
-        with pytest.raises(TroveStepsError, match=r"model\.safetensors is damaged.*fetch the model"):
+        with pytest.raises(
+            TroveStepsError, match=r"model\.safetensors is damaged.*fetch the model"
+        ):
             prints.file(tmp_path / "model.safetensors")
 
 
@@ -279,11 +283,16 @@ def test_small_blobs_are_named_by_git_and_not_checked(tmp_path):
 # --- files that are whole or absent ----------------------------------------------------------------
 
 
+def write_and_fail(path: Path, error: Exception):
+    with written_atomically(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+
+
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
     path = written(tmp_path / "result.json", b"old")
-    with pytest.raises(RuntimeError), written_atomically(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_and_fail(path, RuntimeError())
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -297,12 +306,8 @@ def test_writing_makes_folders_and_the_same_bytes_for_the_same_value(tmp_path):
 
 
 def test_a_full_disk_is_one_message(tmp_path):
-    with (
-        pytest.raises(TroveStepsError, match="disk of .* is full"),
-        written_atomically(tmp_path / "x") as temporary,
-    ):
-        temporary.write_bytes(b"x")
-        raise OSError(28, "No space left on device")
+    with pytest.raises(TroveStepsError, match=r"disk of .* is full"):
+        write_and_fail(tmp_path / "x", OSError(28, "No space left on device"))
     assert list(tmp_path.iterdir()) == []
 
 

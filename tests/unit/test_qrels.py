@@ -191,6 +191,25 @@ def test_scores_are_integers_or_fractions(tmp_path, form):
     assert triplets(table) == whole
 
 
+def test_the_header_is_the_first_line_that_is_not_blank(tmp_path):
+    assert read(tmp_path, b"\n\r\n" + lines(JUDGED, header=BEIR)) == JUDGED
+
+
+def test_a_long_gap_does_not_end_the_file(tmp_path):
+    for gap in (b"\n", b" \n"):
+        assert read(tmp_path, b"q d 1\n" + gap * (2 << 20) + b"q e  2\n") == [
+            ("q", "d", 1),
+            ("q", "e", 2),
+        ]
+
+
+@pytest.mark.parametrize("form", ["TSV with header", "TREC qrels (columns separated by spaces)"])
+def test_blocks_of_any_size_give_the_same(tmp_path, form, monkeypatch):
+    monkeypatch.setattr("trove_steps.data.triplets.READ_AHEAD", 1000)
+    rows = [(f"q{n}", f"d{n * 7919 % 1000}", n % 3) for n in range(3000)]
+    assert read(tmp_path, FORMATS[form](rows)) == rows
+
+
 def test_integer_ids_in_json_and_columns(tmp_path):
     assert read(tmp_path, b'{"qid": 7, "docid": [8, "9"], "score": [1, 2]}') == [
         ("7", "8", 1),
@@ -396,6 +415,7 @@ BAD = {
         json.dumps(by_query(JUDGED), indent=1).encode()[:-9],
         r"data:\d+: not valid JSON",
     ),
+    "first line of JSON lines cut off": (b'{"qid": "q",\n' + OBJECT, r"data:1: not valid JSON"),
     "JSON lines cut off": (OBJECT * 2 + OBJECT[:-9], r"data:3: not valid JSON.*cut off here"),
     "no list": (
         OBJECT + b'{"qid": "q", "docid": "a", "score": 1}',
@@ -416,7 +436,15 @@ BAD = {
         OBJECT + b'{"qid": "q", "docid": ["a"], "score": ["1"]}',
         r"data:2: the score '1' is not",
     ),
-    "a huge score": (b'{"q": {"a": 1e999}}', r"data:1: .*"),
+    "a huge score": (b'{"q": {"a": 1e999}}', r"data:1: not valid JSON \(number is infinity"),
+    "a huge score, TSV": (
+        GOOD + b"q\te\t1e999\n",
+        r"data:2: the score '1e999' is not a finite number",
+    ),
+    "a line longer than what is read at once": (
+        b"q\td\t1\nq\te" + b"0" * (20 << 20) + b"\t1\n",
+        r"data: not readable as TSV without header",
+    ),
     "an id is a fraction": (
         b'{"qid": 1.5, "docid": ["a"], "score": [1]}',
         r"data:1: the id 1.5 is neither",
@@ -509,6 +537,14 @@ def test_bad_input_is_told_with_its_place(tmp_path, case):
 def test_an_error_far_into_a_large_file_has_its_line(tmp_path):
     with pytest.raises(TroveStepsError, match=r"data:20001: 1 columns where the first line has 3"):
         read_qrels([write(tmp_path, LONG + b"cut\n" + LONG)], shown_as=["data"])
+    ids = [f"d{n}" for n in range(70_000)]
+    ids[66_000] = "d d"
+    bad = pa.table({"qid": ["q"] * 70_000, "docid": ids, "score": [1] * 70_000})
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, bad.schema) as writer:
+        writer.write_table(bad)
+    with pytest.raises(TroveStepsError, match=r"data:66001: the id 'd d' holds a space"):
+        read_qrels([write(tmp_path, sink.getvalue())], shown_as=["data"])
     grouped, bad = OBJECT * 9000, b'{"qid": "q", "docid": ["a"], "score": ["x"]}\n'
     with pytest.raises(TroveStepsError, match=r"data:9001: the score 'x' is not a number"):
         read_qrels([write(tmp_path, grouped + bad + grouped)], shown_as=["data"])

@@ -1,6 +1,7 @@
 """The file of a ranking: its bytes depend on the results only, not on the tiles that they came in."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +27,13 @@ def tiles_of(counts: np.ndarray, cuts: list[int]) -> list[Tile]:
     docs, scores = np.arange(bounds[-1]) * 7 % 101, np.linspace(1, 0, bounds[-1])
     ends = sorted({0, *cuts, len(counts)})
     return [
-        Tile(a, bounds[a : b + 1] - bounds[a], docs[bounds[a] : bounds[b]], scores[bounds[a] : bounds[b]])
-        for a, b in zip(ends, ends[1:], strict=False)
+        Tile(
+            a,
+            bounds[a : b + 1] - bounds[a],
+            docs[bounds[a] : bounds[b]],
+            scores[bounds[a] : bounds[b]],
+        )
+        for a, b in pairwise(ends)
     ]
 
 

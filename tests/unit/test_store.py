@@ -333,7 +333,7 @@ def test_a_full_disk_leaves_a_usable_store(store, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(TroveStepsError, match="disk of .* is full"):
+    with pytest.raises(TroveStepsError, match=r"disk of .* is full"):
         write(store, ["b"])
     monkeypatch.undo()
     assert store.index().find(as_keys(["a", "b"]))[0].tolist() == [0, -1]

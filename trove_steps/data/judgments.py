@@ -209,8 +209,6 @@ def _columns(queries: list, docs: list, scores: list):
         values = np.array(scores, np.float64 if float in kinds else np.int64)
     except OverflowError:
         raise TroveStepsError("a score does not fit into 64 bits") from None
-    if not np.isfinite(values).all():
-        raise TroveStepsError("a score is not a finite number")
     names = ("query_id", "doc_id", "score")
     return pa.table(dict(zip(names, (*map(from_strings, ids), from_numpy(values)), strict=True)))
 

@@ -1,0 +1,387 @@
+"""The plan: which artefacts a configuration asks for, and under which names."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT, make_dataset
+from tests.unit.test_models import write_model
+from trove_steps.errors import TroveStepsError
+from trove_steps.plan import Plan, round_up
+from trove_steps.results import write_record
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch) -> dict:
+    """A data set, a model of which only the files matter, and the working directory."""
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path / "data")
+    write_model(tmp_path / "model")
+    return {
+        "datasets": {"tiny": dataset("data")},
+        "models": {"bert": {"model_name_or_path": "model", "pooling": "mean"}},
+        "evaluation": {"ir_metrics_k_values": [1, 10]},
+        "mining": {"search_topk": 5},
+    }
+
+
+def dataset(folder: str) -> dict:
+    return {
+        "corpus_path": f"{folder}/corpus.jsonl",
+        "query_path": f"{folder}/queries.jsonl",
+        "qrel_path": f"{folder}/qrels.tsv",
+    }
+
+
+def only_cell(raw: dict):
+    (cell,) = Plan(raw).cells.values()
+    return cell
+
+
+def names_of(raw: dict) -> dict[str, str]:
+    cell = only_cell(raw)
+    return {
+        "corpus": f"{cell.corpus.encoder}/{cell.corpus.texts}",
+        "queries": f"{cell.queries.encoder}/{cell.queries.texts}",
+        "search": cell.search,
+        "score": cell.score,
+        "mine": cell.mine,
+    }
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+BELOW_SEARCH = {"search", "score", "mine"}
+ALL = {"corpus", "queries", *BELOW_SEARCH}
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "value", "changed"),
+    [
+        ("bert", "pooling", "first_token", ALL),
+        ("bert", "normalize", True, ALL),
+        ("bert", "torch_dtype", "bfloat16", ALL),
+        ("bert", "passage_max_len", 64, ALL - {"queries"}),
+        ("bert", "query_max_len", 64, ALL - {"corpus"}),
+        ("bert", "passage_format", "passage: {text}", ALL - {"queries"}),
+        ("bert", "query_format", "query: {text}", ALL - {"corpus"}),
+        ("bert", "similarity", "cosine", BELOW_SEARCH),
+        ("bert", "attn_implementation", "eager", set()),
+        ("bert", "pad_to_multiple_of", 8, set()),
+        ("tiny", "exclude_identical_ids", True, BELOW_SEARCH),
+        ("evaluation", "ir_metrics_k_values", [1, 5, 10], {"score"}),
+        ("evaluation", "ir_metrics_relevance_threshold", 2, {"score"}),
+        ("evaluation", "report_to", ["wandb"], set()),
+        ("mining", "search_topk", 6, {"mine"}),
+        ("mining", "no_annot_in_mined_hn", False, {"mine"}),
+        ("mining", "output_qrel_format", "grouped", {"mine"}),
+        (None, "per_device_eval_batch_size", 3, set()),
+        (None, "per_device_matmul_batch_size", 3, set()),
+        (None, "nproc_per_node", 3, set()),
+        (None, "output_dir", "elsewhere", set()),
+        (None, "encoding_cache_dir", "elsewhere", set()),
+    ],
+)
+def test_an_option_changes_the_names_of_what_it_determines(raw, section, option, value, changed):
+    before = names_of(raw)
+    blocks = {**raw, "bert": raw["models"]["bert"], "tiny": raw["datasets"]["tiny"], None: raw}
+    blocks[section][option] = value
+    after = names_of(raw)
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("data/corpus.jsonl", ALL - {"queries"}),
+        ("data/queries.jsonl", ALL - {"corpus"}),
+        ("data/qrels.tsv", {"score", "mine"}),
+        ("model/model.safetensors", ALL),
+        ("model/tokenizer.json", ALL),
+        ("model/config.json", ALL),
+        ("model/README.md", set()),
+    ],
+)
+def test_an_edited_file_changes_the_names_of_what_it_determines(raw, file, changed):
+    before = names_of(raw)
+    edited = Path(file)
+    if file.endswith("qrels.tsv"):
+        edited.write_text(edited.read_text() + "q1\td1\t1\n")
+    else:
+        edited.write_bytes((edited.read_bytes() if edited.exists() else b"") + b"\n")
+    after = names_of(raw)
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_names_do_not_depend_on_paths_and_names(raw, tmp_path):
+    before = names_of(raw)
+    for path in Path("data").iterdir():
+        path.touch()
+    Path("data").rename("moved")
+    Path("model").rename("bert-base")
+    raw["datasets"] = {"other": dataset(str(tmp_path / "moved"))}
+    raw["models"] = {"other": {**raw["models"]["bert"], "model_name_or_path": "bert-base"}}
+    assert names_of(raw) == before
+
+
+def test_a_split_corpus_has_its_order_in_its_name(raw):
+    content = Path("data/corpus.jsonl").read_bytes().splitlines(keepends=True)
+    Path("data/a.jsonl").write_bytes(b"".join(content[:30]))
+    Path("data/b.jsonl").write_bytes(b"".join(content[30:]))
+    names = []
+    for files in (["data/a.jsonl", "data/b.jsonl"], ["data/b.jsonl", "data/a.jsonl"]):
+        raw["datasets"]["tiny"]["corpus_path"] = files
+        names.append(only_cell(raw).corpus.texts)
+    assert names[0] != names[1]
+
+
+def test_rules_read_links_named_by_content(raw):
+    cell = only_cell(raw)
+    (link,) = cell.corpus.links
+    assert link == Path("cache/in") / cell.corpus.digests[0]
+    assert os.path.realpath(link) == os.path.realpath("data/corpus.jsonl")
+    assert os.path.realpath(cell.corpus.model.link) == os.path.realpath("model")
+
+
+# --- what is shared and what is restricted -------------------------------------------------------
+
+
+def several(raw: dict) -> dict:
+    make_dataset(Path("more"), seed=1)
+    (Path("more") / "corpus.jsonl").write_bytes(Path("data/corpus.jsonl").read_bytes())
+    write_model(Path("big"), {**write_files(), "model.safetensors": b"other"})
+    raw["datasets"]["more"] = dataset("more")
+    raw["models"]["big"] = {"model_name_or_path": "big", "pooling": "mean"}
+    return raw
+
+
+def write_files() -> dict:
+    return {path.name: path.read_bytes() for path in Path("model").iterdir()}
+
+
+def test_all_models_on_all_datasets_share_what_is_equal(raw):
+    plan = Plan(several(raw))
+    assert list(plan.cells) == [
+        ("tiny", "bert"), ("tiny", "big"), ("more", "bert"), ("more", "big")
+    ]  # fmt: skip
+    assert len(plan.searches) == 4
+    assert sorted(role for role, _, _ in plan.encodings) == ["corpus"] * 2 + ["queries"] * 4
+    assert len(plan.encode_targets()) == len(set(plan.encode_targets())) == 6
+
+
+def test_two_names_of_one_model_share_everything_but_results(raw):
+    raw["models"]["twin"] = dict(raw["models"]["bert"])
+    plan = Plan(raw)
+    assert len(plan.searches) == 1
+    assert len(plan.encodings) == 2
+    assert len(set(plan.evaluate_targets())) == 3  # two records and the summary
+
+
+@pytest.mark.parametrize(
+    ("pairs", "cells"),
+    [
+        ([{}], 4),
+        ([{"models": "big"}], 2),
+        ([{"models": "big", "datasets": "tiny"}], 1),
+        ([{"models": "big", "datasets": "tiny"}, {"models": ["bert"]}], 3),
+        ([{"models": "big"}, {"models": "big"}], 2),
+    ],
+)
+def test_pairs_restrict(raw, pairs, cells):
+    assert len(Plan({**several(raw), "pairs": pairs}).cells) == cells
+
+
+def test_files_that_no_pair_needs_are_not_looked_at(raw):
+    raw["datasets"]["gone"] = dataset("gone")
+    raw["models"]["gone"] = {"model_name_or_path": "./gone"}
+    raw["pairs"] = [{"datasets": "tiny", "models": "bert"}]
+    assert len(Plan(raw).cells) == 1
+
+
+# --- depth of the search -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("need", "depth"),
+    [(1, 1), (2, 2), (3, 5), (6, 10), (10, 10), (11, 20), (101, 200), (2001, 5000)],
+)
+def test_round_up(need, depth):
+    assert round_up(need) == depth
+
+
+def test_the_search_serves_the_larger_need(raw):
+    (depth,) = Plan(raw).depths.values()
+    assert depth == 10  # evaluation: 10; mining: 5 and the 3 that are annotated
+    raw["mining"]["search_topk"] = 50
+    assert list(Plan(raw).depths.values()) == [100]
+    raw["evaluation"]["search_topk"] = 1000
+    assert list(Plan(raw).depths.values()) == [1000]
+
+
+def test_without_judgments_evaluation_needs_nothing(raw):
+    raw["evaluation"]["search_topk"] = 1000
+    del raw["datasets"]["tiny"]["qrel_path"]
+    plan = Plan(raw)
+    assert list(plan.depths.values()) == [5]
+    assert only_cell(raw).score is None
+    with pytest.raises(TroveStepsError, match="nothing to evaluate"):
+        plan.evaluate_targets()
+
+
+def test_the_shallowest_finished_search_that_is_deep_enough(raw):
+    plan = Plan(raw)
+    cell = only_cell(raw)
+    assert plan.search_manifest(cell, "evaluation").name == "top10.json"
+    folder = plan.search_manifest(cell, "evaluation").parent
+    folder.mkdir(parents=True)
+    for name in ("top9.json", "top200.json", "top50.json", "top20.arrow", "topless.json"):
+        (folder / name).write_text("{}")
+    assert plan.search_manifest(cell, "evaluation").name == "top50.json"
+    assert plan.search_manifest(cell, "mining").name == "top50.json"
+
+
+def test_annotated_documents_are_counted_once(raw):
+    Plan(raw)
+    (memo,) = Path("cache/fingerprints").glob("qrels-*.json")
+    assert json.loads(memo.read_text()) == {"most_annotated": 3}
+    for damage in ("", "[]", "{}"):
+        memo.write_text(damage)
+        assert only_cell(raw).needs["mining"] == 10
+        assert json.loads(memo.read_text()) == {"most_annotated": 3}
+
+
+# --- targets -------------------------------------------------------------------------------------
+
+
+def test_plain_snakemake_does_the_tasks_that_have_a_section(raw):
+    plan = Plan(raw)
+    assert plan.default_targets() == plan.evaluate_targets() + plan.mine_targets()
+    del raw["mining"]
+    assert Plan(raw).default_targets() == plan.evaluate_targets()
+    with pytest.raises(TroveStepsError, match="add `mining:`"):
+        Plan(raw).mine_targets()
+    del raw["evaluation"]
+    assert Plan(raw).default_targets() == plan.encode_targets()
+
+
+def test_a_record_whose_files_are_gone_is_dropped(raw):
+    plan = Plan(raw)
+    (record,) = plan.mine_targets()
+    mined = record.parent.parent / "mined_qrels.tsv"
+    mined.parent.mkdir(parents=True)
+    mined.write_text("x")
+    write_record(record, [mined])
+    assert plan.mine_targets() == [record]
+    assert record.exists()
+    mined.unlink()
+    assert plan.mine_targets() == [record]
+    assert not record.exists()
+
+
+def test_files_that_rules_make_may_be_missing(raw):
+    raw["datasets"]["tiny"]["corpus_path"] = "./demo/corpus.jsonl"
+    plan = Plan(raw, produced={"demo/corpus.jsonl"})
+    assert plan.missing == ["./demo/corpus.jsonl"]
+    Path("demo").mkdir()
+    Path("data/corpus.jsonl").rename("demo/corpus.jsonl")
+    assert plan.missing == []
+    assert len(plan.cells) == 1
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+
+def message_of(raw: dict) -> str:
+    with pytest.raises(TroveStepsError) as raised:
+        Plan(raw)
+    return str(raised.value)
+
+
+def test_missing_files_are_all_named(raw):
+    raw["datasets"]["tiny"]["corpus_path"] = ["data/corpus.jsonl", "data/corpus2.jsonl"]
+    raw["datasets"]["tiny"]["qrel_path"] = "data/qrel.tsv"
+    first, second = message_of(raw).split("\n")
+    assert first.startswith(
+        "datasets.tiny.corpus_path[1]: the file 'data/corpus2.jsonl' does not exist"
+    )
+    assert first.endswith("did you mean 'data/corpus.jsonl'?")
+    assert second.endswith("did you mean 'data/qrels.tsv'?")
+
+
+def test_a_missing_model(raw):
+    raw["models"]["bert"]["model_name_or_path"] = "./modle"
+    assert message_of(raw) == (
+        "models.bert.model_name_or_path: the folder './modle' does not exist "
+        f"(relative to {os.getcwd()})"
+    )
+
+
+def test_a_folder_that_is_no_model(raw):
+    raw["models"]["bert"]["model_name_or_path"] = "data"
+    assert "no config.json" in message_of(raw)
+
+
+def test_bad_judgments_are_found_before_anything_runs(raw):
+    Path("data/qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\tmany\n")
+    assert "data/qrels.tsv:2" in message_of(raw)
+
+
+def test_a_cache_that_cannot_be_written(raw):
+    Path("cache").write_text("a file")
+    message = message_of(raw)
+    assert "encoding_cache_dir" in message
+    assert "\n" not in message
+
+
+# --- speed ---------------------------------------------------------------------------------------
+
+PROGRAM = """
+import json, sys, time
+from trove_steps import arguments, devices, plan, summarise
+raw = json.loads(sys.argv[1])
+plan = plan.Plan(raw)
+plan.default_targets(), plan.encode_targets(), plan.depths
+heavy = ("torch", "transformers", "datasets", "pandas", "wandb", "sentence_transformers", "numba")
+print([name for name in heavy if name in sys.modules])
+"""
+
+
+def test_planning_imports_nothing_heavy(raw):
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(raw)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )
+    assert ended.stdout == "[]\n"
+
+
+def test_many_models_and_datasets_are_planned_fast(raw):
+    """100 cells in well under a second: files are looked at once, not once per cell."""
+    for n in range(9):
+        raw["datasets"][f"d{n}"] = dataset("data")
+        raw["models"][f"m{n}"] = {**raw["models"]["bert"], "passage_max_len": 10 + n}
+    Plan(raw)
+    started = time.process_time()
+    plan = Plan(raw)
+    assert len(plan.default_targets()) == 201
+    assert time.process_time() - started < 2
+
+
+def test_a_collection_is_read_once_per_plan(raw, monkeypatch):
+    from trove_steps import fingerprint
+
+    read = []
+    real = fingerprint.hash_file
+    monkeypatch.setattr(fingerprint, "hash_file", lambda path: read.append(path) or real(path))
+    for n in range(4):
+        raw["models"][f"m{n}"] = {**raw["models"]["bert"], "passage_max_len": 10 + n}
+    Plan(raw)  # all files are younger than two seconds, so nothing is remembered
+    assert sum(path.name == "corpus.jsonl" for path in read) == 1
