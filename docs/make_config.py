@@ -8,7 +8,8 @@ ROOT = Path(__file__).parent.parent
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 TITLE = """# Configuration
 
-Written from the schema by `docs/make_config.py`. Paths are relative to the working directory or absolute. An unknown key is an error.
+Written from the schema by `docs/make_config.py`. Paths are relative to the working directory or
+absolute. An unknown key is an error.
 """
 SECTIONS = {
     "Top level": ["properties"],

@@ -6,6 +6,7 @@ shards, each a portion of about CLAIM_SECONDS of work: that is what a kill can l
 rank 0 writes the rows table and the manifest.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from trove_steps.arguments import shown_path
 from trove_steps.data import check_unique_ids, format_text, read_records
 from trove_steps.distributed import Comm, pick_device, share_cpu_threads
 from trove_steps.errors import TroveStepsError
+from trove_steps.files import written_atomically
 from trove_steps.fingerprint import Fingerprints, check_unchanged
 from trove_steps.keys import (
     TEXT_KEY_BYTES,
@@ -35,7 +37,7 @@ from trove_steps.store import Shard, Store, manifest_path, write_collection
 
 CLAIM_SECONDS = 20.0
 FIRST_CLAIM_CHARACTERS = 100_000
-WORK_FILE_LIFE = 24 * 3600  # seconds after which a killed job's work file is taken for a leftover
+LEFTOVER_SECONDS = 24 * 3600  # age at which a temporary file is taken for one of a killed job
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,9 @@ def run(job: Job, comm: Comm) -> None:
         work = collection.pop("work")
     pending = comm.broadcast(0 if work is None else len(work))
     if pending:
-        work_path = _share_work(store, work, comm)
-        try:
-            _encode_pending(job, recipe, store, work_path, comm, record)
-            comm.barrier()
-        finally:
-            if comm.rank == 0:
-                work_path.unlink(missing_ok=True)
+        work = _share_work(store, work, comm)
+        _encode_pending(job, recipe, store, work, comm, record)
+        comm.barrier()
         _add_up(record, comm)
     if comm.rank != 0:
         return
@@ -210,31 +208,44 @@ def _work_table(ids: list[str], keys: list[np.ndarray], texts: list[str]) -> pa.
     )
 
 
-def _share_work(store: Store, work: pa.Table | None, comm: Comm) -> Path:
-    """Put the texts to encode where every rank can map them; return the file."""
-    folder = store.directory / "work"
+def _share_work(store: Store, work: pa.Table | None, comm: Comm) -> pa.Table:
+    """Put the texts to encode into a file that every rank maps; return them as mapped.
+
+    The file's name is removed as soon as all ranks hold it, so that no kill leaves it behind.
+    """
     if comm.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("*.arrow"):
-            if time.time() - old.stat().st_mtime > WORK_FILE_LIFE:
-                old.unlink(missing_ok=True)
+        _remove_leftovers(store)
         number = uuid.uuid4().int >> 65
     number = comm.broadcast(number if comm.rank == 0 else 0)
-    path = folder / f"{number:016x}.arrow"
+    path = store.directory / "work" / f"{number:016x}.arrow"
     if comm.rank == 0:
-        with pa.ipc.new_file(str(path), work.schema) as writer:
+        with (
+            written_atomically(path) as temporary,
+            pa.ipc.new_file(str(temporary), work.schema) as writer,
+        ):
             writer.write_table(work.combine_chunks())
     comm.barrier()
-    return path
+    shared = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    comm.barrier()
+    if comm.rank == 0:
+        path.unlink()
+    return shared
+
+
+def _remove_leftovers(store: Store) -> None:
+    """Remove what jobs that were killed while they wrote have left, once it is surely unused."""
+    for old in (*store.directory.glob("work/*"), *store.directory.glob("shards/.*.tmp")):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - old.stat().st_mtime > LEFTOVER_SECONDS:
+                old.unlink()
 
 
 def _encode_pending(
-    job: Job, recipe: dict, store: Store, path: Path, comm: Comm, record: Record
+    job: Job, recipe: dict, store: Store, work: pa.Table, comm: Comm, record: Record
 ) -> None:
-    """Claim portions of the work file until none is left; each becomes a shard."""
+    """Claim portions of the work until none is left; each becomes a shard."""
     from trove_steps.encoder import Encoder
 
-    work = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     characters = work["characters"].to_numpy()
     share_cpu_threads()
     max_len = job.settings.encoder_recipe(job.encoder_role)["max_len"]

@@ -70,3 +70,15 @@ def read_json(path: Path):
         raise TroveStepsError(
             f"{path} is damaged ({error}): delete it and run again; only this file is made anew"
         ) from None
+
+
+def withdraw(manifest: Path, problem: Exception) -> str:
+    """Remove a manifest whose promise is broken, so that the next run keeps it; return what to do.
+
+    Nothing is removed where the system only refused to read (no permission, too many open files).
+    """
+    if getattr(problem, "errno", None) in (None, errno.ENOENT):
+        with contextlib.suppress(OSError):
+            Path(manifest).unlink(missing_ok=True)
+            return "run again"
+    return f"see to that, or delete {manifest}, and run again"

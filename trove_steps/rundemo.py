@@ -2,10 +2,12 @@
 
 Snakemake leaves its lock behind when it is killed with SIGKILL, and refuses to start until it is
 removed. A lock of our own, which the system drops with the process that holds it, tells whether
-another demo is running here; if none is, the leftover is removed.
+another demo is running here; if none is, the leftover is removed. Snakemake then takes the place of this
+process, and its lock: Ctrl-C and other signals reach snakemake as they would without us.
 """
 
 import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ LEFTOVERS = Path(".snakemake") / "locks"
 
 
 def main() -> int:
-    """Run the demo in the working directory; return the exit status."""
+    """Run the demo in the working directory; return the exit status unless snakemake takes over."""
     LOCK.parent.mkdir(exist_ok=True)
     with open(LOCK, "w") as lock:
         try:
@@ -32,8 +34,9 @@ def main() -> int:
             print("nothing to do: all results are there already", flush=True)
             _show_results()
             return 0
+        os.set_inheritable(lock.fileno(), True)
         command = ["snakemake", "--quiet", "rules", "host", "reason", "progress"]
-        return subprocess.run(command, check=False).returncode
+        os.execvp(command[0], command)
 
 
 def _is_done() -> bool:

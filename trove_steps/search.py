@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from trove_steps.arguments import run_step, step_parser
 from trove_steps.distributed import Comm, communicator, pick_device, share_cpu_threads
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import read_json, write_json, written_atomically
+from trove_steps.files import read_json, withdraw, write_json, written_atomically
 from trove_steps.fingerprint import hash_file
 from trove_steps.keys import recipe_key, search_recipe
 from trove_steps.progress import progress_bar, report
@@ -73,7 +73,7 @@ def open_search(manifest: Path, cache_dir: Path) -> tuple:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except (OSError, pa.ArrowException) as error:
         raise TroveStepsError(
-            f"{path} can't be read ({error}): delete {manifest} and run again"
+            f"{path} can't be read ({error}): {withdraw(manifest, error)}"
         ) from None
     recipe = described["recipe"]
     queries, documents = (

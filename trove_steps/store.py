@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import read_json, write_json, written_atomically
+from trove_steps.files import read_json, withdraw, write_json, written_atomically
 from trove_steps.keys import TEXT_KEY_BYTES
 
 OPEN_SHARDS = 128  # memory maps held at once by a reader; each costs a file descriptor
@@ -259,9 +259,10 @@ class Vectors:
                 raise pa.ArrowInvalid(f"{len(table)} rows instead of {self.manifest['rows']}")
         except (OSError, pa.ArrowException) as error:
             raise TroveStepsError(
-                f"{rows_path} can't be read ({error}): delete {manifest} and run again; "
+                f"{rows_path} can't be read ({error}): {withdraw(manifest, error)}; "
                 "no vector is computed anew for that"
             ) from None
+        self._path = Path(manifest)
         names = table.schema.metadata[b"shards"].decode().split("\n") if len(table) else []
         self._paths = [directory / "shards" / f"{name}.arrow" for name in names]
         self._open: OrderedDict[int, Shard] = OrderedDict()
@@ -298,8 +299,8 @@ class Vectors:
                 self._open[number] = Shard(path)
             except (DamagedShard, OSError) as problem:
                 raise TroveStepsError(
-                    f"a shard of the store is missing, damaged or can't be read ({problem}): delete the "
-                    f"manifests {path.parent.parent}/*-*.json and run again; only its texts are encoded anew"
+                    f"a shard of the store is missing, damaged or can't be read ({problem}): "
+                    f"{withdraw(self._path, problem)}; only the shard's texts are encoded anew"
                 ) from None
             if len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)

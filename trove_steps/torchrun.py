@@ -15,6 +15,7 @@ import time
 
 LAUNCHER = "TROVE_STEPS_LAUNCHER"
 POLL_SECONDS = 0.3
+START_AGAIN = "what was finished is kept: start again to go on"
 
 
 def end_with_parent(parent: int, end) -> None:
@@ -29,8 +30,9 @@ def end_with_parent(parent: int, end) -> None:
 
 
 def end_with_launcher() -> None:
-    """In a worker: end at once when the launcher that started it is gone."""
+    """In a worker: end at once, and silently, on Ctrl-C and when the launcher is gone."""
     if LAUNCHER in os.environ:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # else every rank prints a traceback
         end_with_parent(int(os.environ[LAUNCHER]), lambda: os._exit(128 + signal.SIGTERM))
 
 
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     # What went wrong stands in the worker's own words; the agent's log adds only noise.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not any(argument.startswith(("--nnodes", "--standalone")) for argument in arguments):
         arguments.insert(0, "--standalone")
@@ -51,11 +53,21 @@ def main(arguments: list[str] | None = None) -> int:
         run.main(arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        print(f"rank {rank} ended with status {failure.exitcode}", file=sys.stderr)
+        print(f"rank {rank} {_how_it_ended(failure.exitcode)}", file=sys.stderr)
         return 1
     except SignalException as error:
+        print(f"ended by {signal.Signals(error.sigval).name}; {START_AGAIN}", file=sys.stderr)
         return 128 + int(error.sigval)
     return 0
+
+
+def _how_it_ended(status: int) -> str:
+    """Say what an exit status means; a negative one is a signal's number."""
+    if status >= 0:
+        return f"ended with status {status}"
+    name = signal.Signals(-status).name
+    cause = " (did the memory run out?)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{cause}; {START_AGAIN}"
 
 
 if __name__ == "__main__":

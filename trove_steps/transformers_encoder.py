@@ -7,6 +7,7 @@ read from local files.
 import importlib.util
 import inspect
 import json
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -226,20 +227,36 @@ def _merge_adapter(model, folder: Path):
     from peft import PeftConfig, get_peft_model
     from peft.utils import load_peft_weights, set_peft_model_state_dict
 
-    with _told(f"the adapter in {folder} can't be loaded"):
+    with _told(f"the adapter in {folder} can't be loaded"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations between libraries; the report below counts
         config = PeftConfig.from_pretrained(folder)
-        config.inference_mode = True
+        # The adapter may be of a model with a head (CAUSAL_LM, SEQ_CLS): vectors are made without it.
+        config.inference_mode, config.task_type, config.modules_to_save = True, None, None
         adapted = get_peft_model(model, config)
-        weights = load_peft_weights(str(folder), device="cpu")
+        weights = _without_head(load_peft_weights(str(folder), device="cpu"), model, adapted)
         report = set_peft_model_state_dict(adapted, weights)
     lacking = [name for name in report.missing_keys if adapted.prefix in name]
     if lacking or report.unexpected_keys:
         example = (lacking or report.unexpected_keys)[0]
         raise TroveStepsError(
-            f"the adapter in {folder} does not fit its base model: {example}; was it trained on a model "
-            "with another head? Save it merged (merge_and_unload) and use that folder"
+            f"the adapter in {folder} does not fit its base model: {example}; is that the model that it "
+            "was trained on?"
         )
     return adapted.merge_and_unload()
+
+
+def _without_head(weights: dict, model, adapted) -> dict:
+    """Name an adapter's weights as in the model without a head, and leave those of the head out."""
+    inner = f"base_model.model.{model.base_model_prefix}."
+    if not any(name.startswith(inner) for name in weights):
+        return weights
+    if any(name.startswith(inner) for name in adapted.state_dict()):
+        return weights
+    return {
+        "base_model.model." + name.removeprefix(inner): weight
+        for name, weight in weights.items()
+        if name.startswith(inner)
+    }
 
 
 def _quantization(settings: ModelSettings, device: str):

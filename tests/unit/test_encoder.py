@@ -337,6 +337,30 @@ def test_adapter_that_does_not_fit_is_refused(adapter):
         Encoder(folder, settings_of(), MAX_LEN)
 
 
+def test_adapter_of_a_model_with_a_head(folders, tmp_path):
+    """Retrievers are often tuned as language models: the adapter names layers below the head."""
+    import torch
+    import transformers as hf
+    from peft import LoraConfig, get_peft_model
+
+    base = tmp_path / "base"
+    torch.manual_seed(5)
+    config = hf.AutoConfig.from_pretrained(folders("llama"))
+    hf.LlamaForCausalLM(config).save_pretrained(base)
+    byte_tokenizer("llama").save_pretrained(base)
+    lora = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False)
+    wrapped = get_peft_model(hf.AutoModelForCausalLM.from_pretrained(base), lora).eval()
+    wrapped.save_pretrained(tmp_path / "adapter")
+    encoder = Encoder(tmp_path / "adapter", settings_of("last_token", normalize=False), MAX_LEN)
+    ids = torch.tensor(encoder.tokenize(["laminar flow"]).ids)
+    with torch.inference_mode():
+        expected = wrapped(input_ids=ids, output_hidden_states=True).hidden_states[-1][0, -1]
+    vector = encoder.encode(["laminar flow"]).vectors[0]
+    np.testing.assert_allclose(vector, expected.numpy(), atol=1e-5)
+    plain = Encoder(base, settings_of("last_token", normalize=False), MAX_LEN)
+    assert np.abs(vector - plain.encode(["laminar flow"]).vectors[0]).max() > 1e-3
+
+
 def copy_of(folder: Path, target: Path) -> Path:
     for path in folder.iterdir():
         (target / path.name).write_bytes(path.read_bytes())

@@ -87,8 +87,18 @@ def get_search_flags(wildcards):
     return PLAN.search_flags(wildcards.search)
 
 
-def get_search_manifest(task):
-    return lambda wildcards: ancient(PLAN.search_manifest(get_cell(wildcards), task))
+def get_ranking(task):
+    """Return an input function for a ranking and the manifests that hold the ids of its rows."""
+
+    def inputs(wildcards):
+        cell = get_cell(wildcards)
+        return {
+            "search": ancient(PLAN.search_manifest(cell, task)),
+            "queries": ancient(PLAN.encoding_manifest(cell.queries)),
+            "corpus": ancient(PLAN.encoding_manifest(cell.corpus)),
+        }
+
+    return inputs
 
 
 def get_qrels(wildcards):

@@ -12,6 +12,6 @@ checkpoint prepare_demo:
         "logs/prepare_demo.log",
     localrule: True
     conda:
-        "trove-steps"
+        "../../environment.yml"
     shell:
         "python -m trove_steps.demo --output demo 2> {log:q}"

@@ -14,7 +14,7 @@ rule encode_corpus:
     benchmark:
         "logs/encode_corpus/{encoder}-{texts}.benchmark.tsv"
     conda:
-        "trove-steps"
+        "../../environment.yml"
     threads: workflow.cores
     resources:
         processes=PROCESSES,
@@ -47,7 +47,7 @@ rule encode_queries:
     benchmark:
         "logs/encode_queries/{encoder}-{texts}.benchmark.tsv"
     conda:
-        "trove-steps"
+        "../../environment.yml"
     threads: workflow.cores
     resources:
         processes=PROCESSES,

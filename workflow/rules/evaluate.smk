@@ -5,7 +5,7 @@
 rule score:
     """Compute the metrics of a ranking."""
     input:
-        search=get_search_manifest("evaluation"),
+        unpack(get_ranking("evaluation")),
         qrels=get_qrels,
     output:
         record=RESULTS / "{dataset}/{model}/.evaluate/{key}.json",
@@ -14,7 +14,7 @@ rule score:
     benchmark:
         "logs/score/{dataset}/{model}-{key}.benchmark.tsv"
     conda:
-        "trove-steps"
+        "../../environment.yml"
     params:
         digests=get_qrel_digests,
         options=get_score_flags,
@@ -42,7 +42,7 @@ rule track:
         "logs/track/{dataset}/{model}-{key}.log",
     localrule: True
     conda:
-        "trove-steps"
+        "../../environment.yml"
     params:
         settings=PLAN.wandb_settings,
         cache=CACHE,
@@ -67,7 +67,7 @@ rule summary:
         "logs/summary/{key}.log",
     localrule: True
     conda:
-        "trove-steps"
+        "../../environment.yml"
     shell:
         "exec python -m trove_steps.summarise"
         " --evaluations {input:q}"

@@ -5,7 +5,7 @@
 rule mine_negatives:
     """Pick hard negatives from a ranking."""
     input:
-        search=get_search_manifest("mining"),
+        unpack(get_ranking("mining")),
         qrels=get_qrels,
     output:
         record=RESULTS / "{dataset}/{model}/.mine/{key}.json",
@@ -14,7 +14,7 @@ rule mine_negatives:
     benchmark:
         "logs/mine/{dataset}/{model}-{key}.benchmark.tsv"
     conda:
-        "trove-steps"
+        "../../environment.yml"
     params:
         digests=get_qrel_digests,
         options=get_mine_flags,

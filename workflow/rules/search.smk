@@ -13,7 +13,7 @@ rule search:
     benchmark:
         "logs/search/{search}-top{depth}.benchmark.tsv"
     conda:
-        "trove-steps"
+        "../../environment.yml"
     threads: workflow.cores
     resources:
         processes=PROCESSES,
