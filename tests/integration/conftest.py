@@ -32,10 +32,10 @@ class Workflow:
     def command(self, *arguments: str) -> list[str]:
         return [
             str(BIN / "snakemake"),
-            "--snakefile",
-            str(PROJECT / "Snakefile"),
             "--configfile",
             str(self.save()),
+            "--snakefile",
+            str(PROJECT / "Snakefile"),
             *arguments,
         ]
 

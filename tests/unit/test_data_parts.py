@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,6 +67,37 @@ def test_decompression_takes_memory_of_a_block_only(tmp_path):
     count, kilobytes = map(int, done.stdout.split())
     assert count == 300 << 10
     assert kilobytes < 60 << 10
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's /proc")
+@pytest.mark.parametrize("form", ["Parquet", "Arrow file", "Arrow stream"])
+def test_one_large_batch_is_not_held_in_memory(tmp_path, form):
+    """200 MB in a single row group or record batch, of which only slices are ever held."""
+    table = pa.table({"_id": list(map(str, range(50_000))), "text": ["word " * 800] * 50_000})
+    path = tmp_path / "large"
+    if form == "Parquet":
+        options = {"row_group_size": len(table), "use_dictionary": False, "compression": "none"}
+        pq.write_table(table, path, **options)
+    else:
+        opened = pa.ipc.new_file if form == "Arrow file" else pa.ipc.new_stream
+        with opened(path, table.schema) as writer:
+            writer.write_table(table)
+    script = (
+        "import re, sys, pyarrow.parquet\n"
+        "from trove_steps.data import read_records\n"
+        "def own_memory():\n"
+        "    return int(re.search(r'RssAnon:\\s*(\\d+)', open('/proc/self/status').read())[1])\n"
+        "before = own_memory()\n"
+        "sizes = [(len(batch.ids), own_memory()) for batch in read_records(sys.argv[1])]\n"
+        "print(sum(n for n, _ in sizes), max(size for _, size in sizes) - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, path], capture_output=True, text=True, check=True
+    )
+    count, kilobytes = map(int, done.stdout.split())
+    assert path.stat().st_size > 190 << 20
+    assert count == 50_000
+    assert kilobytes < 100 << 10
 
 
 def test_reading_leaves_the_file_as_it_was(tmp_path):

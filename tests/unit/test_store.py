@@ -305,8 +305,22 @@ def test_a_bad_shard_of_a_collection_says_what_to_do(store, damage):
         path.unlink()
     else:
         path.write_bytes(b"ARROW1")
-    with pytest.raises(TroveStepsError, match=r"missing, damaged .*delete the manifests"):
+    with pytest.raises(TroveStepsError, match=r"missing, damaged .*: run again; only the shard's"):
         vectors.take(np.array([0]))
+    assert not (store.directory / f"corpus-{TEXTS}.json").exists()  # so the next run repairs it
+
+
+def test_a_manifest_outlives_a_want_of_file_descriptors(store, monkeypatch):
+    write(store, ["a"])
+    vectors = collect(store, ["a"])
+
+    def fail(path):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(pa, "memory_map", fail)
+    with pytest.raises(TroveStepsError, match="Too many open files"):
+        vectors.take(np.array([0]))
+    assert (store.directory / f"corpus-{TEXTS}.json").exists()
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "of another collection"])
@@ -322,8 +336,9 @@ def test_a_damaged_rows_table_says_what_to_do(store, damage):
         rows.write_bytes(content[: len(content) // 2])
     else:
         rows.write_bytes((store.directory / f"corpus-{'0' * 32}.rows.arrow").read_bytes())
-    with pytest.raises(TroveStepsError, match=r"rows\.arrow can't be read .*delete .*run again"):
+    with pytest.raises(TroveStepsError, match=r"rows\.arrow can't be read .*: run again"):
         Vectors(store.directory / f"corpus-{TEXTS}.json")
+    assert not (store.directory / f"corpus-{TEXTS}.json").exists()
 
 
 def test_a_full_disk_leaves_a_usable_store(store, monkeypatch):

@@ -161,6 +161,7 @@ class Source:
         copy = tempfile.TemporaryFile()  # noqa: SIM115 (closed with its last reference)
         while block := self.read():
             copy.write(block)
+        copy.flush()
         copy.seek(0)
         return copy
 
@@ -228,6 +229,9 @@ class _HashedFile(io.RawIOBase):
 
     def tell(self) -> int:
         return self._file.tell()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
 
     def read(self, size: int = -1) -> bytes:
         # What RawIOBase makes of readinto copies once more.

@@ -1,6 +1,7 @@
 """Rows of CSV and TSV files and columns of Parquet and Arrow files."""
 
 import csv
+import mmap
 import re
 from collections.abc import Iterator, Sequence
 
@@ -8,6 +9,7 @@ from trove_steps.data.ids import shortened
 from trove_steps.data.opening import Source
 from trove_steps.errors import TroveStepsError
 
+PART_BYTES = 4 << 20
 LONGEST_FIELD = 1 << 28  # characters
 QUOTED = re.compile(r'"(?:[^"]|"")*+"')
 AS_LINES = "or write the file as JSON lines"
@@ -151,34 +153,48 @@ def column_batches(source: Source, choose, batch_rows: int) -> Iterator:
     row = 1
     try:
         for batch in _batches(source, choose, batch_rows):
-            for start in range(0, batch.num_rows, batch_rows):
-                part = batch.slice(start, batch_rows)
+            step = _rows_per_part(batch.nbytes, batch.num_rows, batch_rows)
+            for start in range(0, batch.num_rows, step):
+                part = batch.slice(start, step)
                 part.validate(full=True)
                 yield row, part
                 row += part.num_rows
     except (pa.ArrowException, OSError, MemoryError, OverflowError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        kind = source.format.removesuffix(" file")
         raise TroveStepsError(
-            f"{source.name}: not a readable {source.format} file, near row {row} ({reason}): it is "
+            f"{source.name}: not a readable {kind} file, near row {row} ({reason}): it is "
             "damaged or cut off; copy or write it again"
         ) from None
+
+
+def _rows_per_part(size: int, rows: int, most: int) -> int:
+    """Return how many of `rows` rows of `size` bytes together make about PART_BYTES, at most `most`."""
+    return max(1, min(most, PART_BYTES * rows // max(size, 1)))
 
 
 def _batches(source: Source, choose, batch_rows: int) -> Iterator:
     import pyarrow as pa
 
+    file = source.seekable()
     if source.format == "Parquet":
         import pyarrow.parquet as pq
 
         # A buffer makes memory independent of the size of the row groups.
-        file = pq.ParquetFile(source.seekable(), buffer_size=1 << 20, pre_buffer=False)
-        names = choose(file.schema_arrow.names)
-        yield from file.iter_batches(batch_rows, columns=names)
-    elif source.format == "Arrow file":
-        file = pa.ipc.open_file(source.seekable())
-        names = choose(file.schema.names)
-        yield from (file.get_batch(i).select(names) for i in range(file.num_record_batches))
+        parquet = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        names = choose(parquet.schema_arrow.names)
+        groups = map(parquet.metadata.row_group, range(parquet.metadata.num_row_groups))
+        size = sum(group.total_byte_size for group in groups)
+        step = _rows_per_part(size, parquet.metadata.num_rows, batch_rows)
+        yield from parquet.iter_batches(step, columns=names)
+        return
+    # A batch may be as large as the file: mapped, only the pages in use take memory.
+    content = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    if source.format == "Arrow file":
+        arrow = pa.ipc.open_file(content)
+        names = choose(arrow.schema.names)
+        yield from (arrow.get_batch(i).select(names) for i in range(arrow.num_record_batches))
     else:
-        stream = pa.ipc.open_stream(source.seekable())
+        stream = pa.ipc.open_stream(content)
         names = choose(stream.schema.names)
         yield from (batch.select(names) for batch in stream)
