@@ -67,6 +67,7 @@ def test_a_reader_that_stops_early_does_not_check_the_digest(tmp_path):
         pytest.param(b"1\ta\n2\tb\n", [("1", None, "a"), ("2", None, "b")], id="no header, TSV"),
         pytest.param(b'1,"a, b"\n', [("1", None, "a, b")], id="no header, CSV"),
         pytest.param(b"\n\n1\ta\n", [("1", None, "a")], id="blank lines first"),
+        pytest.param(b"\r\n1\ta", [("1", None, "a")], id="a blank line first, no line end last"),
         pytest.param(
             b'_id,text\n1,"a\nb ""c"""\n', [("1", None, 'a\nb "c"')], id="line end in quotes"
         ),

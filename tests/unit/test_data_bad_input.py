@@ -32,6 +32,7 @@ GOOD = b'{"_id": "1", "text": "a"}\n'
 LONG = json_lines((str(n), "t", f"text {n * 7919 % 1000}") for n in range(2000))
 BAD = {
     "empty": (b"", r"data holds no records: the file is empty"),
+    "64 KiB of blank lines": (b"\n" * (1 << 16) + GOOD, r"data begins with 64 KiB of white space"),
     "blank lines only": (b"\n\n \n", r"data holds no records"),
     "a BOM only": (b"\xef\xbb\xbf", r"data holds no records: the file is empty"),
     "header only, TSV": (b"_id\ttext\n", r"data holds no records"),

@@ -162,7 +162,9 @@ def _from_rows(source: Source, batch_rows: int) -> Iterator[Batch]:
         )
     fields = None
     for numbers, rows in (tsv_rows if mark == "\t" else csv_rows)(source):
-        if fields is None and rows:
+        if not rows:
+            continue
+        if fields is None:
             width = len(rows[0])
             fields, columns = _layout(rows[0], f"{source.name}:{numbers[0]}")
             if fields:
