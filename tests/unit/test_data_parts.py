@@ -97,7 +97,7 @@ def test_one_large_batch_is_not_held_in_memory(tmp_path, form):
     count, kilobytes = map(int, done.stdout.split())
     assert path.stat().st_size > 190 << 20
     assert count == 50_000
-    assert kilobytes < 100 << 10
+    assert kilobytes < 150 << 10  # 60 to 110 MB were seen; held whole it would be 200 and more
 
 
 def test_reading_leaves_the_file_as_it_was(tmp_path):

@@ -85,10 +85,10 @@ class Source:
         refused = _match(REFUSED, head)
         if head[257:262] == b"ustar":
             refused = "a tar archive: unpack it first"
-        elif len(head) >= HEAD_BYTES and not head.strip():
-            raise TroveStepsError(f"{self.name} begins with 64 KiB of white space: remove it")
         if refused:
             raise TroveStepsError(f"{self.name} is {refused}")
+        if len(head) >= HEAD_BYTES and not head.strip():
+            raise TroveStepsError(f"{self.name} begins with 64 KiB of white space: remove it")
         return head.removeprefix(UTF8_BOM)
 
     def __enter__(self):
