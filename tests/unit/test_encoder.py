@@ -186,7 +186,7 @@ def test_vectors_are_pure(kind, dtype, folders):
     """The bits of a vector are the same alone, in any company and order, from a fresh encoder."""
     texts = mixed_texts(24, seed=1) + HARD_TEXTS
     encoder = encoder_of(folders, kind, torch_dtype=dtype)
-    assert encoder.is_pure()
+    assert encoder.is_pure
     vectors = encoder.encode(texts).vectors
     chance = random.Random(2)
     for trial, size in enumerate([len(texts), 1, 2, 9]):
@@ -200,7 +200,7 @@ def test_probe_notices_a_model_that_mixes_rows(folders):
     encoder = encoder_of(folders, "bert")
     forward = encoder.model.forward
     encoder.model.forward = lambda ids, mask: forward(ids, mask) + 1e-3 * forward(ids, mask).mean(0)
-    assert not encoder.is_pure()
+    assert not encoder.is_pure
 
 
 def test_no_batch_mixes_padded_and_full_rows(folders):
