@@ -92,7 +92,7 @@ def main() -> None:
     )
     for size, values in ratios.items():
         print(f"sentence-transformers, batch {size:3}: {statistics.median(values):.2f} × our time")
-    print(f"bits independent of the company: {ours.is_pure()}")
+    print(f"bits independent of the company: {ours.is_pure}")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ OTHER_ROLE = {"corpus": "query_", "queries": "passage_"}
 def model_options(role: str) -> dict[str, dict]:
     """Return the model options of the schema that concern a role, "corpus" or "queries"."""
     options = load_schema()["$defs"]["model"]["properties"]
-    return {
-        name: option for name, option in options.items() if not name.startswith(OTHER_ROLE[role])
-    }
+    other = (OTHER_ROLE[role], "query_model_")  # a step has one model, for its own role
+    return {name: option for name, option in options.items() if not name.startswith(other)}
 
 
 def model_flags(given: dict, role: str) -> list[str]:
@@ -62,7 +61,7 @@ def _flag(name: str) -> str:
 def _parser_of(option: dict) -> Callable:
     if option.get("type") == "boolean" or {"type": "boolean"} in option.get("anyOf", []):
         return _boolean
-    if option.get("type") == "integer" or "$ref" in option:
+    if option.get("type") == "integer" or option.get("$ref") == "#/$defs/length":
         return int
     return str
 

@@ -4,10 +4,18 @@ import argparse
 import sys
 
 from trove_steps import __version__
-from trove_steps.commands import certify, export_run
+from trove_steps.commands import (
+    certify,
+    doctor,
+    export_run,
+)
 from trove_steps.errors import TroveStepsError
 
-COMMANDS = (certify, export_run)
+COMMANDS = (
+    certify,
+    doctor,
+    export_run,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

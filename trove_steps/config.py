@@ -10,8 +10,8 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from trove_steps.data import format_text
 from trove_steps.errors import TroveStepsError
+from trove_steps.formats import OPTIONS, OTHERS, check_format
 
 SCHEMA_PATH = Path(__file__).parent.parent / "workflow" / "schemas" / "config.schema.yaml"
 
@@ -125,11 +125,17 @@ def _check_characters(value, path: list) -> None:
 
 def _check_templates(config: dict) -> None:
     for name, model in config["models"].items():
-        for option in ("query_format", "passage_format"):
-            try:
-                format_text(model.get(option, "{text}"), "", "")
-            except TroveStepsError as error:
-                raise TroveStepsError(f"models.{name}.{option}: {error}") from None
+        for role, option in OPTIONS.items():
+            where, given = f"models.{name}.{option}", model.get(option, "{text}")
+            forms = given if isinstance(given, dict) else {"": given}
+            for dataset, form in forms.items():
+                if dataset not in ("", OTHERS, *config["datasets"]):
+                    raise TroveStepsError(
+                        f"{where}: no dataset is named {_shown(dataset)}"
+                        + nearest(dataset, list(config["datasets"]))
+                    )
+                place = f"{where}.{dataset}" if dataset else where
+                check_format(form, role, place)
 
 
 def _explain(error: jsonschema.ValidationError) -> list[str]:
@@ -263,7 +269,9 @@ def _normalise(config: dict) -> None:
         if option in config:
             config[option] = os.path.expanduser(config[option])
     for model in config.get("models", {}).values():
-        model["model_name_or_path"] = os.path.expanduser(model["model_name_or_path"])
+        for option in ("model_name_or_path", "query_model_name_or_path"):
+            if option in model:
+                model[option] = os.path.expanduser(model[option])
     for dataset in config.get("datasets", {}).values():
         for option in ("corpus_path", "query_path", "qrel_path"):
             if option in dataset:

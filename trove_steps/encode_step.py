@@ -37,8 +37,22 @@ def encode(role: str, module: str, path_option: str, description: str) -> None:
     parser.add_argument(
         "--per-device-eval-batch-size",
         type=int,
-        default=64,
-        help="most texts in one forward pass; changes speed and memory only",
+        default=0,
+        metavar="N",
+        help="most texts in one forward pass; 0: as many as --tokens-per-batch allows",
+    )
+    parser.add_argument(
+        "--tokens-per-batch",
+        type=int,
+        default=0,
+        metavar="N",
+        help="most tokens in one forward pass, padding included; 0: what suits the device",
+    )
+    parser.add_argument(
+        "--dataset-name",
+        default="",
+        metavar="NAME",
+        help="what a text format of the kind module:function gets as `dataset`",
     )
     parser.add_argument(
         "--manifest",
@@ -63,7 +77,9 @@ def encode(role: str, module: str, path_option: str, description: str) -> None:
         model_name=name,
         settings=resolve_settings(folder, given_model_options(arguments, role), name),
         cache_dir=arguments.encoding_cache_dir,
-        batch_size=arguments.per_device_eval_batch_size,
+        batch_size=arguments.per_device_eval_batch_size or None,
+        tokens_per_batch=arguments.tokens_per_batch or None,
+        dataset=arguments.dataset_name,
         expected_manifest=arguments.manifest,
     )
     with communicator() as comm:

@@ -6,20 +6,19 @@ else is encoded, and with it, in whatever order: the bits of its vector depend o
 kind, the dtype, the thread count and the token budget. `Encoder.is_pure` tries it on the device.
 """
 
-import importlib
 import logging
-import os
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from trove_steps import own_code
 from trove_steps.errors import TroveStepsError
 from trove_steps.model_settings import ModelSettings
 
@@ -35,22 +34,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Tokens:
-    """Token ids of texts, special tokens included, and what the limit cut off."""
+    """Token ids of texts, special tokens included; `cut` says of each how many tokens the limit cut off.
+
+    An empty `cut` means that nothing was cut.
+    """
 
     ids: list[list[int]]
-    truncated_texts: int = 0
-    truncated_tokens: int = 0
+    cut: list[int] = field(default_factory=list)
 
 
 @dataclass
 class Encoded:
     """Vectors float32[n, dim] and what they cost.
 
+    `lengths` and `cut`, int32[n], say of each text how many tokens were read and how many cut off.
     `tokens` counts what was read, `padded_tokens` what the model was given: padding and filling
     included. `seconds` adds up to the whole: "tokenize" is the time spent waiting for tokens.
     """
 
     vectors: np.ndarray
+    lengths: np.ndarray
+    cut: np.ndarray
     tokens: int = 0
     padded_tokens: int = 0
     truncated_texts: int = 0
@@ -66,7 +70,8 @@ class EncoderClass(Protocol):
     """What `encoder_class: module:Class` must offer; the default is TransformersEncoder.
 
     Padding, batching, cutting the vector (`truncate_dim`) and normalization are done around it. Only
-    the module's own source file is in the encoder's key, not what it imports.
+    the module's own source file is in the encoder's key, not what it imports. An attribute `attention`
+    may name the attention kernel, for records. docs/encoders.md has an example.
     """
 
     pad_id: int  # token id that fills up rows
@@ -115,18 +120,48 @@ class Encoder:
         A text without any token gets the zero vector.
         """
         started = time.perf_counter()
-        result = Encoded(np.zeros((len(texts), self.dim), np.float32), seconds={"tokenize": 0.0})
+        result = Encoded(
+            vectors=np.zeros((len(texts), self.dim), np.float32),
+            lengths=np.zeros(len(texts), np.int32),
+            cut=np.zeros(len(texts), np.int32),
+            seconds={"tokenize": 0.0},
+        )
         previous = None
         for batch in chain(self._batches(texts, batch_size, result), [None]):
             if previous:  # fetched only now, so that a GPU already has the next batch to do
                 numbers, vectors = previous
                 result.vectors[numbers] = vectors[: len(numbers)].cpu().numpy()
             previous = batch
+        result.tokens = int(result.lengths.sum(dtype=np.int64))
+        result.truncated_texts = int((result.cut > 0).sum())
+        result.truncated_tokens = int(result.cut.sum(dtype=np.int64))
         result.seconds["forward"] = time.perf_counter() - started - result.seconds["tokenize"]
         return result
 
+    def figures(self) -> dict:
+        """Return what a record says of the encoder: how it ran, and each setting with its source."""
+        import torch
+
+        return {
+            "device": self.device_name(),
+            "threads": torch.get_num_threads() if self.device == "cpu" else None,
+            "torch_dtype": self.settings.torch_dtype,
+            "attention": getattr(self.model, "attention", None),
+            "tokens_per_batch": self.tokens_per_batch,
+            "pad_to_multiple_of": self.step,
+            "is_pure": self.is_pure,
+            "settings": self.settings.described(),
+        }
+
+    def device_name(self) -> str:
+        """Return what the vectors are computed on, such as "cpu" or "NVIDIA H100 80GB HBM3"."""
+        import torch
+
+        return self.device if self.device == "cpu" else torch.cuda.get_device_name(self.device)
+
+    @cached_property
     def is_pure(self) -> bool:
-        """Return whether a text gets the same bits in two batches that have nothing else in common.
+        """Whether a text gets the same bits in two batches that have nothing else in common.
 
         Costs two forward passes. Models that route tokens between experts, for one, may fail.
         """
@@ -156,7 +191,9 @@ class Encoder:
                     filled = [*batch, *batch[-1:] * (rows - len(batch))]
                     try:
                         vectors = self._forward(filled, width)
-                    except _out_of_memory() as error:
+                    except RuntimeError as error:
+                        if not _is_out_of_memory(error):
+                            raise
                         self._halve(rows, width, error)
                         continue
                     result.padded_tokens += rows * width
@@ -178,9 +215,9 @@ class Encoder:
                 result.seconds["tokenize"] += time.perf_counter() - began
                 if first != starts[-1]:
                     coming.append(begin(first + TEXTS_PER_SLICE))
-                result.tokens += sum(map(len, tokens.ids))
-                result.truncated_texts += tokens.truncated_texts
-                result.truncated_tokens += tokens.truncated_tokens
+                here = slice(first, first + len(tokens.ids))
+                result.lengths[here] = list(map(len, tokens.ids))
+                result.cut[here] = tokens.cut or 0
                 yield first, tokens
 
     def _bucket(self, length: int) -> tuple[int, bool]:
@@ -204,6 +241,10 @@ class Encoder:
                 "model's max_len, or set torch_dtype: bfloat16"
             ) from error
         self.tokens_per_batch = rows * width // 2
+        if self.device != "cpu":
+            import torch
+
+            torch.cuda.empty_cache()
         logger.warning(
             "the memory of %s does not hold %d texts of %d tokens: going on with %d tokens per batch; "
             "the last bits of vectors may differ from those of larger batches",
@@ -231,10 +272,11 @@ class Encoder:
         return pooled
 
 
-def _out_of_memory() -> type[Exception]:
+def _is_out_of_memory(error: RuntimeError) -> bool:
     import torch
 
-    return torch.OutOfMemoryError
+    # The allocator for CPUs raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def _encoder_class(name: str) -> type:
@@ -242,10 +284,4 @@ def _encoder_class(name: str) -> type:
         from trove_steps.transformers_encoder import TransformersEncoder
 
         return TransformersEncoder
-    module, attribute = name.split(":", 1)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise TroveStepsError(f"encoder_class {name}: {error}") from error
+    return own_code.load(name, "encoder_class")

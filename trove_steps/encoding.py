@@ -10,20 +10,22 @@ import contextlib
 import json
 import math
 import os
+import sys
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from trove_steps.arguments import shown_path
-from trove_steps.data import check_unique_ids, format_text, read_records
+from trove_steps.data import check_unique_ids, read_records
 from trove_steps.distributed import Comm, pick_device, share_cpu_threads
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import written_atomically
 from trove_steps.fingerprint import Fingerprints, check_unchanged
+from trove_steps.formats import format_recipe, formatter
 from trove_steps.keys import (
     TEXT_KEY_BYTES,
     encoder_recipe,
@@ -31,12 +33,17 @@ from trove_steps.keys import (
     text_key,
     texts_recipe,
 )
+from trove_steps.lengths import Cut, measure_cut, write_cut, write_lengths
 from trove_steps.model_settings import ModelSettings, model_files
 from trove_steps.progress import progress_bar, report
 from trove_steps.store import Shard, Store, manifest_path, write_collection
 
 CLAIM_SECONDS = 20.0
 FIRST_CLAIM_CHARACTERS = 100_000
+NOT_PURE = (
+    "warning: the last bits of {model}'s vectors depend on what is encoded with them on {device}: resuming "
+    "or another number of processes may change them"
+)
 LEFTOVER_SECONDS = 24 * 3600  # age at which a temporary file is taken for one of a killed job
 
 
@@ -55,16 +62,23 @@ class Job:
     model_name: str
     settings: ModelSettings
     cache_dir: Path
-    batch_size: int
+    batch_size: int | None
     expected_manifest: Path | None = None
+    tokens_per_batch: int | None = None
+    dataset: str = ""  # for a text format that is a function which takes it
 
     @property
     def encoder_role(self) -> str:
         return "passage" if self.role == "corpus" else "query"
 
     @property
-    def template(self) -> str:
+    def form(self) -> str:
         return self.settings.passage_format if self.role == "corpus" else self.settings.query_format
+
+    @property
+    def template(self) -> str | dict:
+        """The text format as it stands in recipes."""
+        return format_recipe(self.form, self.dataset)
 
 
 @dataclass
@@ -79,6 +93,8 @@ class Record:
     truncated_texts: int = 0
     truncated_tokens: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    encoder: dict = field(default_factory=dict)  # Encoder.figures(), of rank 0
+    cut: Cut | None = None  # of the whole collection
 
     def line(self, role: str) -> str:
         """Return the one line that a person reads."""
@@ -126,8 +142,10 @@ def run(job: Job, comm: Comm) -> None:
     collection["dim"] = _dimension(store, index)
     digests = collection.pop("digests")
     texts = texts_recipe(job.role, digests, job.template)
+    record.cut = measure_cut(store.directory, collection["keys"])
     manifest = write_collection(store, job.role, recipe_key(texts), collection, texts)
     record.seconds["total"] = time.perf_counter() - started
+    write_cut(manifest, record.cut)
     _report(job, record, manifest)
 
 
@@ -144,14 +162,13 @@ def _read_collection(job: Job, store: Store, record: Record) -> dict:
     fingerprints = Fingerprints(job.cache_dir)
     digests = job.digests or [fingerprints.file(path) for path in job.paths]
     _check_expected(job, store, digests)
-    index = store.index()
+    index, form = store.index(), formatter(job.form, job.dataset)
     ids, keys, sources = [], [], []
     pending_ids, pending_keys, pending_texts = [], [], []
     for path, digest in zip(job.paths, digests, strict=True):
         for batch in read_records(path, shown_as=shown_path(path), digest=digest):
             texts = [
-                format_text(job.template, title, text)
-                for title, text in zip(batch.titles, batch.texts, strict=True)
+                form(title, text) for title, text in zip(batch.titles, batch.texts, strict=True)
             ]
             block = b"".join(map(text_key, texts))
             block = np.frombuffer(block, np.uint8).reshape(-1, TEXT_KEY_BYTES)
@@ -250,8 +267,12 @@ def _encode_pending(
     share_cpu_threads()
     max_len = job.settings.encoder_recipe(job.encoder_role)["max_len"]
     loading = time.perf_counter()
-    encoder = Encoder(job.model_folder, job.settings, max_len, pick_device())
+    device = pick_device()
+    encoder = Encoder(job.model_folder, job.settings, max_len, device, job.tokens_per_batch)
     if comm.rank == 0:
+        print(job.settings.described_lines(), file=sys.stderr)
+        if not encoder.is_pure:
+            print(NOT_PURE.format(model=job.model_name, device=device), file=sys.stderr)
         for name, path in model_files(job.model_folder).items():
             check_unchanged(path, recipe["model_files"][name])
     record.seconds["load"] = time.perf_counter() - loading
@@ -269,6 +290,7 @@ def _encode_pending(
         amount = _next_amount(amount, seconds, len(units) - 1 - first, comm.world)
         bar.update(end - start)
     bar.close()
+    record.encoder = encoder.figures()
 
 
 def _units(characters: np.ndarray) -> np.ndarray:
@@ -296,6 +318,7 @@ def _encode_portion(encoder, store: Store, part: pa.Table, job: Job, record: Rec
         )
     started = time.perf_counter()
     keys = np.frombuffer(b"".join(part["key"].to_pylist()), np.uint8).reshape(-1, TEXT_KEY_BYTES)
+    write_lengths(store.directory, keys, encoded.lengths, encoded.cut)
     store.write(keys, encoded.vectors)
     for name in ("tokens", "padded_tokens", "truncated_texts", "truncated_tokens"):
         setattr(record, name, getattr(record, name) + getattr(encoded, name))
@@ -324,8 +347,12 @@ def _dimension(store: Store, index) -> int:
 
 def _report(job: Job, record: Record, manifest: Path) -> None:
     report(record.line(job.role))
+    warning = record.cut.warning(f"{job.role} of {job.model_name}", f"{job.encoder_role}_max_len")
+    if warning:
+        report(warning)
     written = {
-        **{k: v for k, v in vars(record).items() if k != "seconds"},
+        **{k: v for k, v in vars(record).items() if k not in ("seconds", "cut")},
+        "cut": asdict(record.cut),
         "seconds": {name: round(value, 3) for name, value in record.seconds.items()},
         "manifest": manifest.name,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -4,14 +4,13 @@ Light enough to run while the Snakefile is parsed: nothing but small JSON files 
 """
 
 import fnmatch
-import hashlib
 import json
-import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trove_steps import own_code
 from trove_steps.errors import TroveStepsError
+from trove_steps.formats import OTHERS
 from trove_steps.models import locate_model
 
 POOLINGS = ("mean", "first_token", "last_token")  # Trove's; from a model's files also:
@@ -115,8 +114,7 @@ class ModelSettings:
             nested = "-nested" if self.use_bnb_nested_quant else ""
             recipe["quantization"] = f"bitsandbytes-4bit-{self.bnb_4bit_quant_type}{nested}"
         if ":" in self.encoder_class:
-            source = own_class_source(self.encoder_class).read_bytes()
-            digest = hashlib.sha256(source).hexdigest()
+            digest = own_code.source_digest(self.encoder_class, "encoder_class")
             recipe["encoder_class"] = {"name": self.encoder_class, "sha256": digest}
         return recipe
 
@@ -126,6 +124,17 @@ class ModelSettings:
             option: {"value": getattr(self, option), "source": source}
             for option, source in self.sources.items()
         }
+
+    def described_lines(self) -> str:
+        """Return the settings with their sources for people, one per line."""
+        return "\n".join(
+            f"{option}: {_spelled(entry['value'])} ({entry['source']})"
+            for option, entry in self.described().items()
+        )
+
+
+def _spelled(value) -> str:
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
@@ -293,6 +302,12 @@ def resolve_settings(folder: Path, given: dict, name: str) -> ModelSettings:
     """
     folder, where = Path(folder), f"models.{name}"
     values = {option: (value, "config") for option, value in given.items() if option in OPTIONS}
+    for option in ("query_format", "passage_format"):
+        form = values.get(option, ("", ""))[0]
+        if isinstance(form, dict):  # by data set: a plan chooses; here stands what the others get
+            del values[option]
+            if OTHERS in form:
+                values[option] = (form[OTHERS], "config")
     _apply_encoder_class(values, where)
     for option, value, source in _from_files(folder, values, where):
         values.setdefault(option, (value, source))
@@ -336,24 +351,11 @@ def _apply_encoder_class(values: dict, where: str) -> None:
         values.setdefault("similarity", ("dot", "encoder_class"))
         values["encoder_class"] = ("default", source)
     elif ":" in choice:
-        own_class_source(choice, where)
+        own_code.source_file(choice, f"{where}.encoder_class")
     elif choice != "default":
         raise TroveStepsError(
             f"{where}.encoder_class: '{choice}' is none of default, contriever and module:Class"
         )
-
-
-def own_class_source(encoder_class: str, where: str = "models") -> Path:
-    """Return the source file of "module:Class", found from the working directory, then sys.path."""
-    relative = encoder_class.split(":")[0].replace(".", "/")
-    for directory in (os.getcwd(), *sys.path):
-        for path in (Path(directory, f"{relative}.py"), Path(directory, relative, "__init__.py")):
-            if path.is_file():
-                return path
-    raise TroveStepsError(
-        f"{where}.encoder_class: no module {encoder_class.split(':')[0]} for '{encoder_class}': looked "
-        f"for {relative}.py in {os.getcwd()} and on PYTHONPATH"
-    )
 
 
 def read_modules(folder: Path) -> Modules | None:

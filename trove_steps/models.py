@@ -9,24 +9,26 @@ from trove_steps.errors import TroveStepsError
 NOT_NEEDED = ["*.onnx", "onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.gguf", "coreml/*"]
 
 
-def locate_model(name_or_path: str, revision: str, where: str) -> Path:
+def locate_model(
+    name_or_path: str, revision: str, where: str, option: str = "model_name_or_path"
+) -> Path:
     """Return the folder of a model; fetch it from the Hub if it is not there yet.
 
     A path that exists wins over a Hub name. With HF_HUB_OFFLINE=1 only the Hub's cache is looked at.
-    `where` is the key of the configuration that messages name.
+    `where` and `option` are the key of the configuration that messages name.
     """
     if os.path.isdir(name_or_path):
         return Path(name_or_path)
     if os.path.isfile(name_or_path):
         raise TroveStepsError(
-            f"{where}.model_name_or_path: '{name_or_path}' is a file; name the folder that holds it"
+            f"{where}.{option}: '{name_or_path}' is a file; name the folder that holds it"
         )
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
         origin = "" if os.path.isabs(name_or_path) else f" (relative to {os.getcwd()})"
         raise TroveStepsError(
-            f"{where}.model_name_or_path: the folder '{name_or_path}' does not exist{origin}"
+            f"{where}.{option}: the folder '{name_or_path}' does not exist{origin}"
         )
-    return _snapshot(name_or_path, revision, where)
+    return _snapshot(name_or_path, revision, f"{where}.{option}")
 
 
 def _snapshot(name: str, revision: str, where: str) -> Path:
@@ -43,7 +45,7 @@ def _snapshot(name: str, revision: str, where: str) -> Path:
         state = "is not in the Hub's cache"
     except HFValidationError:
         raise TroveStepsError(
-            f"{where}.model_name_or_path: '{name}' is neither a folder nor a name on the Hub"
+            f"{where}: '{name}' is neither a folder nor a name on the Hub"
         ) from None
     try:
         fetched = Path(snapshot_download(name, **arguments))
@@ -51,13 +53,13 @@ def _snapshot(name: str, revision: str, where: str) -> Path:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise TroveStepsError(
-            f"{where}.model_name_or_path: '{name}' (revision {revision}) is no folder here, {state} and "
+            f"{where}: '{name}' (revision {revision}) is no folder here, {state} and "
             f"can't be fetched: {reason}. Name a local folder, or fetch the model on a machine that "
             "reaches the Hub"
         ) from None
     if not _is_whole(fetched):
         raise TroveStepsError(
-            f"{where}.model_name_or_path: '{name}' (revision {revision}) lacks weights, or files that "
+            f"{where}: '{name}' (revision {revision}) lacks weights, or files that "
             f"{fetched} links to: delete that folder and fetch the model again"
         )
     return fetched

@@ -7,15 +7,17 @@ remembered) and to see how deep mining must search, and imports nothing heavy.
 import contextlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from trove_steps.arguments import model_flags
 from trove_steps.config import check_file, load_config, section_defaults
 from trove_steps.data import most_annotated, read_qrels
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json, write_json
 from trove_steps.fingerprint import Fingerprints
+from trove_steps.formats import OPTIONS, choose_format, format_recipe, takes_dataset
 from trove_steps.keys import (
     VERSION,
     encoder_recipe,
@@ -34,13 +36,14 @@ PATH_OPTION = {"corpus": "corpus_path", "queries": "query_path"}
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the configuration, resolved."""
+    """A model of the configuration, resolved; `query` is the queries' own model where they have one."""
 
     name: str
     folder: Path
     files: dict[str, str]  # name → SHA-256
     settings: ModelSettings
     link: Path  # in/{digest}, the folder's name by content
+    query: "Model | None" = None
 
     def recipe(self, role: str) -> dict:
         """Return the encoder recipe of a role, "corpus" or "queries"."""
@@ -49,17 +52,22 @@ class Model:
 
 @dataclass(frozen=True)
 class Encoding:
-    """One collection of texts encoded by one model."""
+    """One collection of texts encoded by one model.
+
+    `form` is its text format; `dataset` is "" unless that is a function which takes it.
+    """
 
     role: str
     model: Model
     digests: tuple[str, ...]
     links: tuple[Path, ...]
+    form: str
+    dataset: str = ""
 
-    @property
-    def template(self) -> str:
-        settings = self.model.settings
-        return settings.passage_format if self.role == "corpus" else settings.query_format
+    @cached_property
+    def template(self) -> str | dict:
+        """Return the text format as it stands in recipes."""
+        return format_recipe(self.form, self.dataset)
 
     @cached_property
     def encoder(self) -> str:
@@ -222,6 +230,14 @@ class Plan:
 
     # --- command lines --------------------------------------------------------------------------
 
+    def model_flags(self, encoding: Encoding) -> list[str]:
+        """Return the options of an encoding's model and text format as flags of an encode step."""
+        given = dict(self.config["models"][encoding.model.name])
+        if OPTIONS[ROLES[encoding.role]] in given:
+            given[OPTIONS[ROLES[encoding.role]]] = encoding.form
+        name = [f"--dataset-name={encoding.dataset}"] if encoding.dataset else []
+        return model_flags(given, encoding.role) + name
+
     def search_flags(self, search: str) -> list[str]:
         """Return the rules of a search as flags of the search step."""
         cell = self.searches[search]
@@ -302,7 +318,9 @@ class Plan:
             for option in ("corpus_path", "query_path", "qrel_path"):
                 yield from dataset.get(option, [])
         for name in dict.fromkeys(model for _, model in self.pairs):
-            yield self.config["models"][name]["model_name_or_path"]
+            for option in ("model_name_or_path", "query_model_name_or_path"):
+                if option in self.config["models"][name]:
+                    yield self.config["models"][name][option]
 
     def _check_inputs(self) -> None:
         lines = []
@@ -330,9 +348,14 @@ class Plan:
 
     def _model(self, name: str) -> Model:
         given = self.config["models"][name]
-        folder = locate_model(
-            given["model_name_or_path"], given.get("model_revision", "main"), f"models.{name}"
-        )
+        query = self._load_model(name, "query_") if "query_model_name_or_path" in given else None
+        return replace(self._load_model(name), query=query)
+
+    def _load_model(self, name: str, prefix: str = "") -> Model:
+        given, where = self.config["models"][name], f"models.{name}"
+        revision = given.get(f"{prefix}model_revision", "main")
+        option = f"{prefix}model_name_or_path"
+        folder = locate_model(given[option], revision, where, option)
         settings = resolve_settings(folder, given, name)
         paths = model_files(folder)
         files = {file: self.fingerprints.file(path) for file, path in paths.items()}
@@ -341,7 +364,11 @@ class Plan:
 
     def _encoding(self, role: str, dataset: str, model: Model) -> Encoding:
         digests, links = self._intern(self.config["datasets"][dataset][PATH_OPTION[role]])
-        return Encoding(role, model, digests, links)
+        model = (model.query or model) if role == "queries" else model
+        option = OPTIONS[ROLES[role]]
+        given = self.config["models"][model.name].get(option)
+        form = choose_format(given, dataset) or getattr(model.settings, option)
+        return Encoding(role, model, digests, links, form, dataset if takes_dataset(form) else "")
 
     def _cell(self, dataset: str, model: Model) -> Cell:
         options = self.config["datasets"][dataset]

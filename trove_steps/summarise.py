@@ -5,7 +5,9 @@ from pathlib import Path
 
 from trove_steps.arguments import run_step
 from trove_steps.files import read_json
+from trove_steps.lengths import Cut, read_cut
 from trove_steps.results import drop_records, write_record
+from trove_steps.store import manifest_path
 from trove_steps.summary import format_table, read_summary, summarise, write_summary
 
 TABLE = "summary.tsv"
@@ -15,15 +17,48 @@ def run(arguments) -> None:
     """Write the table and its record."""
     cells = []
     for evaluation in arguments.evaluations:
-        dataset, model = read_json(evaluation)["cell"].split("/")
+        record = read_json(evaluation)
+        dataset, model = record["cell"].split("/")
         figures = read_json(evaluation.parent.parent / "metrics.json")
         counts = {name: value for name, value in figures.items() if name.startswith("num_")}
         metrics = {name: value for name, value in figures.items() if name not in counts}
-        cells.append({"dataset": dataset, "model": model, "metrics": metrics, **counts})
+        shares = cut_shares(record["search"], arguments.encoding_cache_dir)
+        cells.append({"dataset": dataset, "model": model, "metrics": metrics, **counts, **shares})
     table = arguments.record.parent.parent / TABLE
     drop_records(arguments.record)
     write_summary(table, summarise(cells))
     write_record(arguments.record, [table])
+
+
+def cut_shares(search: dict, cache_dir: Path) -> dict[str, float]:
+    """Return, for the sides of a search, the shares of texts and tokens that max_len cut off.
+
+    `search` is the recipe of a ranking. What is not known is left out.
+    """
+    shares = {}
+    for side in ("queries", "corpus"):
+        known = cut_of(search[side], side, cache_dir)
+        if known is not None:
+            shares[f"{side}_texts_cut"] = known.texts_share
+            shares[f"{side}_tokens_cut"] = known.tokens_share
+    return shares
+
+
+def cut_of(identity: dict, role: str, cache_dir: Path) -> Cut | None:
+    """Return what was cut off in the collection {"encoder": key, "texts": key}, if it is known."""
+    return read_cut(manifest_path(cache_dir, identity["encoder"], role, identity["texts"]))
+
+
+def cut_warnings(plan) -> list[str]:
+    """Return a line for every collection of a plan of which more than 5 % of the texts are cut."""
+    lines = []
+    for cell in plan.cells.values():
+        for encoding in (cell.queries, cell.corpus):
+            known = cut_of(encoding.identity, encoding.role, plan.cache)
+            option = "query_max_len" if encoding.role == "queries" else "passage_max_len"
+            what = f"{cell.dataset}/{cell.model}: {encoding.role}"
+            lines.append(known.warning(what, option) if known else None)
+    return [line for line in lines if line]
 
 
 def closing_words(plan) -> str:
@@ -35,6 +70,8 @@ def closing_words(plan) -> str:
         lines += [
             f"per data set and model: {plan.results}/DATASET/MODEL/ (metrics.json, run.trec.gz, …)"
         ]
+    if not plan.missing:
+        lines += cut_warnings(plan)
     if "mining" in plan.tasks and any(plan.results.glob("*/*/mined")):
         lines += [f"hard negatives: {plan.results}/DATASET/MODEL/mined/"]
     return "\n".join(lines)
@@ -44,6 +81,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m trove_steps.summarise", description=__doc__)
     parser.add_argument(
         "--evaluations", nargs="+", type=Path, required=True, metavar="FILE", help="their records"
+    )
+    parser.add_argument(
+        "--encoding-cache-dir",
+        type=Path,
+        default=Path("cache"),
+        help="where the searches were made",
     )
     parser.add_argument("--record", type=Path, required=True, metavar="FILE", help="written last")
     run(parser.parse_args())

@@ -9,6 +9,7 @@ import inspect
 import json
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,6 +28,10 @@ from trove_steps.model_settings import (
 
 # Parts of a model that its last hidden states do not depend on: they may be missing from its file.
 UNUSED_WEIGHTS = ("pooler.", "position_ids", "lm_head.", "classifier.", "cls.predictions")
+
+
+# Architectures that work without their own pooling layer.
+IDLE_POOLER = {"bert", "roberta", "xlm-roberta", "camembert", "mpnet"}
 
 
 class TransformersEncoder:
@@ -51,6 +56,7 @@ class TransformersEncoder:
                 f"{max_len - self.room} special tokens"
             )
         self.model = _load_model(folder, settings, device)
+        self.attention = getattr(self.model.config, "_attn_implementation", None)
         modules = read_modules(folder)
         paths = modules.dense if modules else ()
         self.dense = [_load_dense(folder / path, device) for path in paths]
@@ -69,11 +75,10 @@ class TransformersEncoder:
         for content in self._content_ids(texts):
             over = len(content) - self.room
             if over > 0:
-                tokens.truncated_texts += 1
-                tokens.truncated_tokens += over
                 left = self.settings.truncation_side == "left"
                 content = content[over:] if left else content[: self.room]
             tokens.ids.append(self.prefix + content + self.suffix)
+            tokens.cut.append(max(0, over))
         return tokens
 
     def forward(self, ids, mask):
@@ -81,8 +86,9 @@ class TransformersEncoder:
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self.tells_positions:
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-        states = self.model(**inputs)[0]
-        pooled = pool(states.float(), mask, self.settings.pooling)
+        pooled = self.model(**inputs)[0].float()
+        if pooled.ndim == 3:  # DPR has pooled already
+            pooled = pool(pooled, mask, self.settings.pooling)
         for dense in self.dense:
             pooled = dense(pooled)
         return pooled
@@ -191,6 +197,9 @@ def _load_model(folder: Path, settings: ModelSettings, device: str):
     model = model.eval() if quantized else model.to(device).eval()
     if device == "cpu" and settings.torch_dtype == "float32":
         _pack_linears(model)
+        _fuse_layers(model)
+    if model.config.model_type in IDLE_POOLER and hasattr(model, "pooler"):
+        model.pooler = None  # pooling is done here
     return model
 
 
@@ -201,10 +210,26 @@ def _auto_class(folder: Path, settings: ModelSettings):
     config = AutoConfig.from_pretrained(
         folder, local_files_only=True, trust_remote_code=settings.trust_remote_code
     )
+    if config.model_type == "dpr":
+        return _dpr_class(config, folder, settings)
     # Not config.is_encoder_decoder: a T5 encoder that was saved on its own says false there.
     encoder = AutoModelForTextEncoding._model_mapping.get(type(config), None)
     half = encoder is not None and encoder.__name__.endswith("EncoderModel")
     return AutoModelForTextEncoding if half else AutoModel
+
+
+def _dpr_class(config, folder: Path, settings: ModelSettings):
+    """Return the class of a DPR encoder: one for questions, one for passages, both of one config type."""
+    import transformers
+
+    name = (config.architectures or ["DPRQuestionEncoder"])[0]
+    if name not in ("DPRQuestionEncoder", "DPRContextEncoder"):
+        raise TroveStepsError(f"{folder}: a {name} makes no vectors; name a DPR encoder")
+    if settings.pooling != "first_token":
+        raise TroveStepsError(
+            f"{folder}: a DPR encoder pools the first token; set pooling: first_token"
+        )
+    return getattr(transformers, name)
 
 
 def _check_complete(report: dict, folder: Path) -> None:
@@ -346,6 +371,48 @@ def _pack_linears(model) -> None:
         for name, child in list(parent.named_children()):
             if type(child) is torch.nn.Linear and child.weight.dtype == torch.float32:
                 setattr(parent, name, PackedLinear(child))
+
+
+def _fuse_layers(model) -> None:
+    """Let linear layers do what follows them, GELU or a sum, where the model is built as BERT is.
+
+    That saves reading and writing the largest arrays once more. A layer is changed only if that
+    leaves every bit of a trial as it was.
+    """
+    for module in model.modules():
+        dense = getattr(module, "dense", None)
+        if not isinstance(dense, PackedLinear):
+            continue
+        parameters = list(inspect.signature(module.forward).parameters)
+        if hasattr(module, "intermediate_act_fn") and parameters == ["hidden_states"]:
+            fused, inputs = partial(_linear_gelu, dense), 1
+        elif hasattr(module, "LayerNorm") and parameters == ["hidden_states", "input_tensor"]:
+            fused, inputs = partial(_linear_sum_norm, dense, module.LayerNorm), 2
+        else:
+            continue
+        width, height = dense.weight.shape[1], dense.weight.shape[0]
+        chance = torch.Generator().manual_seed(0)
+        trial = [torch.randn(3, 7, size, generator=chance) for size in (width, height)[:inputs]]
+        try:
+            with torch.inference_mode():
+                same = torch.equal(fused(*trial), module(*trial))
+        except (AttributeError, RuntimeError):
+            same = False
+        if same:
+            module.forward = fused
+
+
+def _linear_gelu(dense: PackedLinear, hidden_states):
+    return torch.ops.mkldnn._linear_pointwise(
+        hidden_states, dense.packed, dense.bias, "gelu", [], "none"
+    )
+
+
+def _linear_sum_norm(dense: PackedLinear, norm, hidden_states, input_tensor):
+    total = torch.ops.mkldnn._linear_pointwise.binary(
+        hidden_states, input_tensor, dense.packed, dense.bias, "add"
+    )
+    return norm(total)
 
 
 # --- messages --------------------------------------------------------------------------------------

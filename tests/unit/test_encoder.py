@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import WORDS
 from trove_steps.encoder import Encoder
@@ -23,6 +25,11 @@ KINDS = {  # architecture → pooling of sentence-transformers
     "llama": "lasttoken",
     "qwen3": "lasttoken",
 }
+# Padding on the right and on the left, an encoder and a decoder; the rest takes its time.
+QUICK_AND_SLOW = [
+    kind if kind in ("bert", "qwen3") else pytest.param(kind, marks=pytest.mark.slow)
+    for kind in KINDS
+]
 MAX_LEN = 48
 HARD_TEXTS = [
     "a",
@@ -141,7 +148,7 @@ def mixed_texts(count: int, seed: int = 0) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK_AND_SLOW)
 def test_equals_sentence_transformers(kind, folders, tmp_path):
     reference = sentence_transformer(folders(kind), KINDS[kind])
     reference.save(str(tmp_path))
@@ -168,7 +175,7 @@ def test_dense_module_and_no_normalization(folders, tmp_path):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK_AND_SLOW)
 def test_padding_side_does_not_matter(kind, folders):
     texts = HARD_TEXTS + mixed_texts(10)
     right = encoder_of(folders, kind).encode(texts).vectors
@@ -180,13 +187,22 @@ def test_padding_side_does_not_matter(kind, folders):
 
 @pytest.mark.parametrize(
     ("kind", "dtype"),
-    [*((kind, "float32") for kind in KINDS), ("bert", "bfloat16"), ("qwen3", "bfloat16")],
+    [
+        ("bert", "float32"),
+        ("qwen3", "bfloat16"),
+        *(
+            pytest.param(kind, dtype, marks=pytest.mark.slow)
+            for kind in KINDS
+            for dtype in ("float32", "bfloat16")
+            if (kind, dtype) not in (("bert", "float32"), ("qwen3", "bfloat16"))
+        ),
+    ],
 )
 def test_vectors_are_pure(kind, dtype, folders):
     """The bits of a vector are the same alone, in any company and order, from a fresh encoder."""
     texts = mixed_texts(24, seed=1) + HARD_TEXTS
     encoder = encoder_of(folders, kind, torch_dtype=dtype)
-    assert encoder.is_pure()
+    assert encoder.is_pure
     vectors = encoder.encode(texts).vectors
     chance = random.Random(2)
     for trial, size in enumerate([len(texts), 1, 2, 9]):
@@ -196,11 +212,36 @@ def test_vectors_are_pure(kind, dtype, folders):
         assert np.array_equal(again.view(np.uint32), vectors[chosen].view(np.uint32))
 
 
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+def test_company_never_changes_a_vector(kind, pure_pair, data):
+    """Property: whatever subset in whatever order, with repetitions, every vector keeps its bits."""
+    encoder, texts, vectors = pure_pair(kind)
+    numbers = st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=40)
+    chosen = data.draw(numbers)
+    again = encoder.encode([texts[number] for number in chosen]).vectors
+    assert np.array_equal(again.view(np.uint32), vectors[chosen].view(np.uint32))
+
+
+@pytest.fixture(scope="module")
+def pure_pair(folders):
+    made = {}
+
+    def pair(kind: str):
+        if kind not in made:
+            encoder, texts = encoder_of(folders, kind), mixed_texts(40, seed=5) + HARD_TEXTS
+            made[kind] = encoder, texts, encoder.encode(texts).vectors
+        return made[kind]
+
+    return pair
+
+
 def test_probe_notices_a_model_that_mixes_rows(folders):
     encoder = encoder_of(folders, "bert")
     forward = encoder.model.forward
     encoder.model.forward = lambda ids, mask: forward(ids, mask) + 1e-3 * forward(ids, mask).mean(0)
-    assert not encoder.is_pure()
+    assert not encoder.is_pure
 
 
 def test_no_batch_mixes_padded_and_full_rows(folders):
@@ -225,6 +266,65 @@ def test_counts(folders):
     assert encoded.padded_tokens >= encoded.tokens
     assert set(encoded.seconds) == {"tokenize", "forward"}
     assert encoder.encode([]).vectors.shape == (0, 32)
+
+
+def test_lengths_of_each_text(folders):
+    encoded = encoder_of(folders, "bert").encode(["abc", "x" * 50, "", "x" * 46])
+    assert encoded.lengths.tolist() == [5, MAX_LEN, 2, MAX_LEN]
+    assert encoded.cut.tolist() == [0, 4, 0, 0]
+
+
+def test_figures(folders):
+    figures = encoder_of(folders, "bert").figures()
+    assert figures["is_pure"] is True
+    assert (figures["device"], figures["attention"]) == ("cpu", "sdpa")
+    assert figures["tokens_per_batch"] == 256
+    json.dumps(figures)
+
+
+def test_fused_layers_keep_every_bit(folders, monkeypatch):
+    from trove_steps import transformers_encoder
+
+    texts = HARD_TEXTS + mixed_texts(20)
+    fused = encoder_of(folders, "bert")
+    changed = [m for m in fused.model.model.modules() if "forward" in vars(m)]
+    monkeypatch.setattr(transformers_encoder, "_fuse_layers", lambda model: None)
+    plain = encoder_of(folders, "bert")
+    assert not any("forward" in vars(m) for m in plain.model.model.modules())
+    assert np.array_equal(fused.encode(texts).vectors, plain.encode(texts).vectors)
+    assert len(changed) in (0, 2 * 3), "GELU and two sums in each of two layers, if torch can"
+
+
+def test_budget_and_rows_together(folders):
+    encoder = Encoder(folders("bert"), settings_of(), MAX_LEN, tokens_per_batch=1024)
+    shapes = []
+    forward = encoder.model.forward
+    encoder.model.forward = lambda ids, mask: shapes.append(ids.shape) or forward(ids, mask)
+    encoder.encode(mixed_texts(60), batch_size=32)
+    assert max(rows * width for rows, width in shapes) <= 1024
+    assert max(rows for rows, _ in shapes) == 32
+
+
+@pytest.mark.parametrize("side", ["DPRQuestionEncoder", "DPRContextEncoder"])
+def test_dpr(side, tmp_path):
+    import torch
+    import transformers as hf
+
+    torch.manual_seed(4)
+    config = hf.DPRConfig(
+        vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=64, pad_token_id=1,
+    )  # fmt: skip
+    model = getattr(hf, side)(config).eval()
+    model.save_pretrained(tmp_path)
+    byte_tokenizer("bert").save_pretrained(tmp_path)
+    encoder = Encoder(tmp_path, settings_of("first_token", normalize=False), MAX_LEN)
+    ids = torch.tensor(encoder.tokenize(["laminar flow"]).ids)
+    with torch.inference_mode():
+        expected = model(ids, attention_mask=torch.ones_like(ids)).pooler_output.numpy()
+    np.testing.assert_allclose(encoder.encode(["laminar flow"]).vectors, expected, atol=1e-5)
+    with pytest.raises(TroveStepsError, match="set pooling: first_token"):
+        Encoder(tmp_path, settings_of("mean"), MAX_LEN)
 
 
 def test_batch_size_caps_rows(folders):
@@ -254,6 +354,22 @@ def test_out_of_memory_halves_the_budget(folders, caplog):
     encoder.model.forward = small
     np.testing.assert_allclose(encoder.encode(texts).vectors, expected, atol=1e-6)
     assert "memory" in caplog.text
+    assert encoder.tokens_per_batch <= 100
+    again = encoder.encode(texts).vectors
+    assert np.array_equal(encoder.encode(texts[7:9]).vectors, again[7:9]), "pure at the new budget"
+    encoder.model.forward = forward
+    assert encoder.figures()["tokens_per_batch"] <= 100
+    caplog.clear()
+
+    def allocator(ids, mask):
+        if len(ids) > 1:
+            raise RuntimeError(
+                "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"
+            )
+        return forward(ids, mask)
+
+    encoder.model.forward = allocator
+    np.testing.assert_allclose(encoder.encode(texts[:3]).vectors, expected[:3], atol=1e-6)
     encoder.model.forward = lambda ids, mask: small(torch.zeros(200), mask)
     with pytest.raises(TroveStepsError, match="does not hold one text"):
         encoder.encode(texts)

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
+from trove_steps import own_code
 from trove_steps.errors import TroveStepsError
 from trove_steps.model_settings import (
     ModelSettings,
     base_folder,
     model_files,
-    own_class_source,
     read_modules,
     relevant_files,
     resolve_settings,
@@ -246,7 +246,7 @@ def test_own_class_is_found_and_its_source_is_in_the_recipe(plain, tmp_path, mon
     write(tmp_path, "own_encoder.py", "class Mine: pass\n")
     assert before != resolve_settings(plain, given, "m").encoder_recipe("query")
     with pytest.raises(TroveStepsError, match=r"models\.m\.encoder_class.*absent\.py"):
-        own_class_source("absent:Mine", "models.m")
+        own_code.source_file("absent:Mine", "models.m.encoder_class")
 
 
 def test_weights_that_are_read_are_named_and_training_state_is_not(plain):

@@ -2,7 +2,6 @@
 
 from snakemake.exceptions import WorkflowError
 
-from trove_steps.arguments import model_flags
 from trove_steps.devices import processes
 from trove_steps.errors import TroveStepsError
 from trove_steps.plan import Plan
@@ -72,12 +71,7 @@ def get_digests(role):
 
 
 def get_model_flags(role):
-    def flags(wildcards):
-        return model_flags(
-            PLAN.config["models"][get_encoding(role, wildcards).model.name], role
-        )
-
-    return flags
+    return lambda wildcards: PLAN.model_flags(get_encoding(role, wildcards))
 
 
 def get_search_inputs(wildcards):

@@ -18,7 +18,8 @@ rule encode_corpus:
     threads: workflow.cores
     resources:
         processes=PROCESSES,
-        batch_size=PLAN.config["per_device_eval_batch_size"],
+        batch_size=PLAN.config["per_device_eval_batch_size"] or 0,
+        tokens=PLAN.config["tokens_per_batch"] or 0,
     params:
         digests=get_digests("corpus"),
         model=get_model_flags("corpus"),
@@ -31,6 +32,7 @@ rule encode_corpus:
         " --model-name-or-path {input.model:q}"
         " {params.model:q}"
         " --per-device-eval-batch-size {resources.batch_size}"
+        " --tokens-per-batch {resources.tokens}"
         " --encoding-cache-dir {params.cache:q}"
         " --manifest {output.manifest:q}"
         " 2> {log:q}"
@@ -51,7 +53,8 @@ rule encode_queries:
     threads: workflow.cores
     resources:
         processes=PROCESSES,
-        batch_size=PLAN.config["per_device_eval_batch_size"],
+        batch_size=PLAN.config["per_device_eval_batch_size"] or 0,
+        tokens=PLAN.config["tokens_per_batch"] or 0,
     params:
         digests=get_digests("queries"),
         model=get_model_flags("queries"),
@@ -64,6 +67,7 @@ rule encode_queries:
         " --model-name-or-path {input.model:q}"
         " {params.model:q}"
         " --per-device-eval-batch-size {resources.batch_size}"
+        " --tokens-per-batch {resources.tokens}"
         " --encoding-cache-dir {params.cache:q}"
         " --manifest {output.manifest:q}"
         " 2> {log:q}"

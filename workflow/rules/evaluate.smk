@@ -68,9 +68,12 @@ rule summary:
     localrule: True
     conda:
         "../../environment.yml"
+    params:
+        cache=CACHE,
     shell:
         "exec python -m trove_steps.summarise"
         " --evaluations {input:q}"
+        " --encoding-cache-dir {params.cache:q}"
         " --record {output.record:q}"
         " 2> {log:q}"
 

@@ -1,0 +1,138 @@
+"""`trove-steps doctor model`: load a model and show how it encodes."""
+
+import argparse
+import json
+import time
+
+TEXTS = (
+    "The wing of an aircraft produces lift.",
+    "What makes an airplane fly?",
+    "Simmer the onions until they are soft.",
+)
+SPEED_TEXTS, SPEED_WORDS = 16, 128
+
+
+def add(commands) -> None:
+    parser = commands.add_parser("model", help="load a model and show how it encodes")
+    parser.add_argument("model", metavar="NAME", help="a folder, or a name on the Hugging Face Hub")
+    parser.add_argument(
+        "--config", metavar="FILE", help="NAME is a model of this configuration instead"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="a model option as in the configuration, such as pooling=mean; may be repeated",
+    )
+    parser.add_argument("--role", choices=["query", "passage"], default="passage")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what a model's files and options come to, cosines of three texts, and the speed."""
+    found = examine(options)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else _page(found))
+    return 0
+
+
+def examine(options: argparse.Namespace) -> dict:
+    """Load the model and return what `run` shows."""
+    from trove_steps.distributed import pick_device, share_cpu_threads
+    from trove_steps.encoder import Encoder
+    from trove_steps.model_settings import resolve_settings
+    from trove_steps.models import locate_model
+
+    given = _given(options)
+    prefix = "query_" if options.role == "query" and "query_model_name_or_path" in given else ""
+    option = f"{prefix}model_name_or_path"
+    revision = given.get(f"{prefix}model_revision", "main")
+    folder = locate_model(given[option], revision, f"models.{options.model}", option)
+    settings = resolve_settings(folder, given, options.model)
+    share_cpu_threads()
+    started = time.perf_counter()
+    encoder = Encoder(folder, settings, settings.max_len(options.role), pick_device())
+    loaded = time.perf_counter() - started
+    vectors = encoder.encode(list(TEXTS)).vectors.astype(float)
+    lengths = (vectors**2).sum(1) ** 0.5
+    cosines = vectors @ vectors.T / (lengths[:, None] * lengths)
+    return {
+        "folder": str(folder),
+        "role": options.role,
+        **encoder.figures(),
+        "dim": encoder.dim,
+        "seconds_to_load": round(loaded, 1),
+        "tokens_per_second": round(_speed(encoder)),
+        "texts": list(TEXTS),
+        "vector_lengths": lengths.round(4).tolist(),
+        "cosines": cosines.round(4).tolist(),
+    }
+
+
+def _given(options: argparse.Namespace) -> dict:
+    """Return the model's block of the configuration, with the options of the command line."""
+    import yaml
+
+    from trove_steps.config import load_config, nearest
+    from trove_steps.errors import TroveStepsError
+
+    raw: dict = {"model_name_or_path": options.model}
+    if options.config:
+        try:
+            with open(options.config, encoding="utf-8") as file:
+                config = load_config(yaml.safe_load(file))
+        except (OSError, yaml.YAMLError) as error:
+            raise TroveStepsError(f"{options.config}: can't be read: {error}") from None
+        if options.model not in config["models"]:
+            known = nearest(options.model, list(config["models"]))
+            raise TroveStepsError(f"{options.config}: no model is named '{options.model}'{known}")
+        raw = config["models"][options.model]
+    for entry in options.set:
+        name, equals, value = entry.partition("=")
+        if not equals:
+            raise TroveStepsError(f"--set {entry}: write OPTION=VALUE, such as pooling=mean")
+        raw[name] = yaml.safe_load(value)
+    needed = {"corpus_path": "-", "query_path": "-"}
+    return load_config({"datasets": {"any": needed}, "models": {"it": raw}})["models"]["it"]
+
+
+def _speed(encoder) -> float:
+    """Return the tokens per second of a second pass over texts of unlike lengths."""
+    words = " ".join(TEXTS).split() * SPEED_WORDS
+    texts = [" ".join(words[: n * SPEED_WORDS // SPEED_TEXTS]) for n in range(1, SPEED_TEXTS + 1)]
+    encoder.encode(texts)
+    encoded = encoder.encode(texts)
+    return encoded.tokens / sum(encoded.seconds.values())
+
+
+def _page(found: dict) -> str:
+    rows = [
+        (option, _shown(entry["value"]), entry["source"])
+        for option, entry in found["settings"].items()
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    pure = "yes" if found["is_pure"] else "NO: the last bits depend on what is encoded together"
+    threads = f", {found['threads']} threads" if found["threads"] else ""
+    lines = [
+        f"model      {found['folder']}",
+        f"device     {found['device']}{threads} · {found['torch_dtype']} · attention: "
+        f"{found['attention'] or 'unknown'}",
+        f"vectors    {found['dim']} dimensions, of length "
+        + ", ".join(f"{length:g}" for length in found["vector_lengths"]),
+        f"pure       {pure}",
+        f"speed      {found['tokens_per_second']:,} tokens/s; loaded in {found['seconds_to_load']} s",
+        "",
+        *(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in rows),
+        "",
+        f"cosines of three texts, as {found['role']}:",
+        *(
+            f"  {' '.join(f'{value:7.4f}' for value in row)}  {text}"
+            for row, text in zip(found["cosines"], found["texts"], strict=True)
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _shown(value) -> str:
+    return json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
