@@ -11,7 +11,7 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
-from trove_steps.arguments import run_step, step_parser
+from trove_steps.arguments import run_step, shown_path, step_parser
 from trove_steps.distributed import Comm, communicator
 from trove_steps.files import read_json
 from trove_steps.mined_folder import clear, write_findings
@@ -82,9 +82,9 @@ def _write_qrels(folder: Path, mined: Mined, inputs: MiningInputs, arguments) ->
     return write_by_file(
         folder,
         mined,
-        arguments.query_path,
+        [shown_path(path) for path in arguments.query_path],
         query_files[mined.queries],
-        arguments.corpus_path,
+        [shown_path(path) for path in arguments.corpus_path],
         corpus_files,
         arguments.output_qrel_format,
     )
