@@ -243,7 +243,7 @@ MISTAKES = [
     ),
     (
         BASE + "evaluation: {comparison: {measures: [nDCG@7]}}",
-        "evaluation.comparison.measures: ndcg_cut_7 is not computed; did you mean 'ndcg_cut_1'?",
+        "evaluation.comparison.measures: ndcg_cut_7 is not computed; did you mean 'ndcg_cut_5'?",
     ),
     (
         BASE + "evaluation: {comparison: {confidence: 0.3}}",

@@ -225,3 +225,46 @@ def test_a_cross_encoder_trains_on_the_lists(trained_on, tiny_model):
     )
     trainer.train()
     assert trainer.state.global_step == 5
+
+
+@pytest.mark.slow  # imports a trainer library
+def test_flagembedding_reads_its_file(trained_on, tiny_model):
+    """FlagEmbedding's own data set class; its other dependencies are not needed for that."""
+    module = pytest.importorskip("FlagEmbedding.abc.finetune.embedder.AbsDataset")
+    folder = trained_on[0]
+    arguments = SimpleNamespace(
+        train_data=[str(folder / "flagembedding.jsonl")],
+        cache_path=str(folder / "hf"),
+        max_example_num_per_dataset=1000,
+        shuffle_ratio=0.0,
+        knowledge_distillation=False,
+        train_group_size=4,
+        query_instruction_for_retrieval=None,
+        passage_instruction_for_retrieval=None,
+    )
+    dataset = module.AbsEmbedderTrainDataset(arguments, None)
+    lines = (folder / "flagembedding.jsonl").read_text().splitlines()
+    assert len(dataset) == len(lines) > 5
+    query, passages, _ = dataset[0]
+    expected = json.loads(lines[0])
+    assert query == expected["query"]
+    assert passages[0] in expected["pos"]
+    assert set(passages[1:]) <= set(expected["neg"])
+
+
+@pytest.mark.slow  # imports a trainer library
+def test_tevatron_reads_its_file(trained_on, tiny_model):
+    module = pytest.importorskip("tevatron.datasets.preprocessor")
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
+
+    folder = trained_on[0]
+    dataset = load_dataset(
+        "json", data_files=str(folder / "tevatron.jsonl"), cache_dir=str(folder / "hf")
+    )["train"]
+    read = dataset.map(
+        module.TrainPreProcessor(AutoTokenizer.from_pretrained(tiny_model)),
+        remove_columns=dataset.column_names,
+    )
+    assert len(read) > 5
+    assert all(row["query"] and row["positives"] and len(row["negatives"]) == 4 for row in read)
