@@ -4,10 +4,10 @@ import argparse
 import sys
 
 from trove_steps import __version__
-from trove_steps.commands import certify, reproduce
+from trove_steps.commands import certify, export_run, reproduce
 from trove_steps.errors import TroveStepsError
 
-COMMANDS = (certify, reproduce)
+COMMANDS = (certify, export_run, reproduce)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json, withdraw, write_json, written_atomically
 from trove_steps.fingerprint import hash_file
 from trove_steps.keys import TEXT_KEY_BYTES, text_key
-from trove_steps.store import Index, Shard, Store
+from trove_steps.store import DamagedShard, Shard, Store
 
 SCHEMA = pa.schema([("query", pa.int64()), ("document", pa.int64()), ("score", pa.float64())])
 
@@ -32,15 +33,30 @@ class PairStore(Store):
         self.directory = Path(cache_dir) / "pair_scores" / cross_encoder
         self.shards_directory = self.directory / "shards"
 
-    def read(self, index: Index, keys: np.ndarray) -> np.ndarray:
+    def read(self, keys: np.ndarray) -> np.ndarray:
         """Return the scores float32[n] of pairs with these keys uint8[n, 16], NaN where unknown."""
-        scores = np.full(len(keys), np.nan, np.float32)
-        shards, rows = index.find(keys)
-        for number in np.unique(shards[shards >= 0]).tolist():
-            here = np.flatnonzero(shards == number)
-            vectors = Shard(self.shard_path(index.names[number])).vectors
-            scores[here] = vectors[rows[here], 0]
-        return scores
+        known, scores = (
+            [_binary(np.empty((0, TEXT_KEY_BYTES), np.uint8))],
+            [np.empty(0, np.float32)],
+        )
+        for name in self.shard_names():
+            try:
+                shard = Shard(self.shard_path(name))
+            except DamagedShard:  # its pairs are scored again
+                self.shard_path(name).unlink(missing_ok=True)
+                continue
+            known.append(_binary(shard.keys))
+            scores.append(shard.vectors[:, 0])
+        places = pc.index_in(_binary(keys), value_set=pa.concat_arrays(known))
+        found = places.is_valid().to_numpy(zero_copy_only=False)
+        values = np.full(len(keys), np.nan, np.float32)
+        values[found] = np.concatenate(scores)[places.drop_null().to_numpy()]
+        return values
+
+
+def _binary(keys: np.ndarray) -> pa.FixedSizeBinaryArray:
+    buffers = [None, pa.py_buffer(np.ascontiguousarray(keys).tobytes())]
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(TEXT_KEY_BYTES), len(keys), buffers)
 
 
 def pair_key(query: str, passage: str) -> bytes:

@@ -82,7 +82,7 @@ def run(arguments, comm: Comm) -> None:
             f"these files belong to the cross-encoder {store.encoder}, not to {arguments.output}: start "
             "the workflow again"
         )
-    unknown = np.isnan(store.read(store.index(), keys))
+    unknown = np.isnan(store.read(keys))
     comm.barrier()  # before anyone adds to the store
     missing = int(unknown.sum())
     if missing:
@@ -92,7 +92,7 @@ def run(arguments, comm: Comm) -> None:
     if comm.rank != 0:
         return
     store.write_recipe(recipe)
-    scores = store.read(store.index(), keys)
+    scores = store.read(keys)
     if np.isnan(scores).any():
         raise TroveStepsError(
             f"{int(np.isnan(scores).sum())} scores are not in {store.directory} after scoring: was it "

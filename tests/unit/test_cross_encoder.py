@@ -94,8 +94,14 @@ def test_store(tmp_path):
     store.write(keys[:2], np.array([[0.5], [0.25]], np.float32))
     store.write(keys[3:5], np.array([[-1.0], [2.0]], np.float32))
     assert list(tmp_path.glob("pair_scores/*/shards/*.arrow"))
-    scores = store.read(store.index(), keys)
+    scores = store.read(keys)
     assert np.array_equal(scores, [0.5, 0.25, np.nan, -1, 2, np.nan], equal_nan=True)
+    damaged = store.shard_path(store.shard_names()[0])
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert np.isnan(store.read(keys)).sum() == 4
+    assert not damaged.exists()
+    assert np.isnan(PairStore(tmp_path, "d" * 32).read(keys)).all()
+    assert len(store.read(keys[:0])) == 0
 
 
 def test_teacher(tmp_path):
