@@ -16,6 +16,7 @@ SECTIONS = {
     "datasets: {name}": ["$defs", "dataset", "properties"],
     "models: {name}": ["$defs", "model", "properties"],
     "evaluation": ["$defs", "evaluation", "properties"],
+    "evaluation: comparison": ["$defs", "evaluation", "properties", "comparison", "properties"],
     "evaluation: wandb": ["$defs", "evaluation", "properties", "wandb", "properties"],
     "mining": ["$defs", "mining", "properties"],
 }

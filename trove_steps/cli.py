@@ -8,6 +8,7 @@ from trove_steps.commands import (
     certify,
     doctor,
     export_run,
+    reproduce,
 )
 from trove_steps.errors import TroveStepsError
 
@@ -15,6 +16,7 @@ COMMANDS = (
     certify,
     doctor,
     export_run,
+    reproduce,
 )
 
 

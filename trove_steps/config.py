@@ -12,6 +12,8 @@ import yaml
 
 from trove_steps.errors import TroveStepsError
 from trove_steps.formats import OPTIONS, OTHERS, check_format
+from trove_steps.measures import DEFAULT_MEASURES, largest_cutoff, metric_names
+from trove_steps.selection import selection_of
 
 SCHEMA_PATH = Path(__file__).parent.parent / "workflow" / "schemas" / "config.schema.yaml"
 
@@ -172,7 +174,7 @@ def _explain(error: jsonschema.ValidationError) -> list[str]:
     if rule == "uniqueItems":
         twice = next(item for item in value if value.count(item) > 1)
         return [f"{where}: {_shown(twice)} stands there twice"]
-    if rule in _LIMITS and isinstance(value, float):
+    if rule in _LIMITS and isinstance(value, float) and "number" not in error.schema["type"]:
         return []  # not a whole number, which is said already
     if rule in _LIMITS:
         return [f"{where}: {_LIMITS[rule].format(_shown(value), error.validator_value)}"]
@@ -191,6 +193,7 @@ _TYPES = {
     "boolean": "true or false",
     "integer": "a whole number",
     "null": "null",
+    "number": "a number",
     "object": "a section",
     "string": "text",
 }
@@ -287,16 +290,45 @@ def _normalise(config: dict) -> None:
         trackers = evaluation["report_to"]
         trackers = [trackers] if isinstance(trackers, str) else trackers
         evaluation["report_to"] = [tracker for tracker in trackers if tracker != "none"]
-        depth = evaluation["search_topk"]
-        if depth is not None and depth < max(cutoffs):
-            raise TroveStepsError(
-                f"evaluation.search_topk: {depth} is less than the largest cut-off "
-                f"{max(cutoffs)} of evaluation.ir_metrics_k_values; raise it or leave it out"
-            )
+        _normalise_measures(evaluation)
+    mining = config.get("mining")
+    if mining is not None:
+        if mining["cross_encoder"] is not None:
+            mining["cross_encoder"] = os.path.expanduser(mining["cross_encoder"])
+        selection_of(mining).check(mining["search_topk"])
     for pair in config.get("pairs", []):
         for option in ("datasets", "models"):
             if isinstance(pair.get(option), str):
                 pair[option] = [pair[option]]
+
+
+def _normalise_measures(evaluation: dict) -> None:
+    """Spell measures out as metrics.json does, and check that the ranking is deep enough for them."""
+    cutoffs, comparison = evaluation["ir_metrics_k_values"], evaluation["comparison"]
+    where = "evaluation.ir_metrics_k_values"
+    computed = metric_names(DEFAULT_MEASURES, cutoffs)
+    if evaluation["measures"] is not None:
+        where = "evaluation.measures"
+        computed = evaluation["measures"] = _spelled(evaluation["measures"], cutoffs, where)
+    depth, needed = evaluation["search_topk"], largest_cutoff(computed, cutoffs)
+    if depth is not None and depth < needed:
+        raise TroveStepsError(
+            f"evaluation.search_topk: {depth} is less than the largest cut-off "
+            f"{needed} of {where}; raise it or leave it out"
+        )
+    if comparison["measures"] is not None:
+        where = "evaluation.comparison.measures"
+        comparison["measures"] = _spelled(comparison["measures"], cutoffs, where)
+        for name in comparison["measures"]:
+            if name not in computed:
+                raise TroveStepsError(f"{where}: {name} is not computed{nearest(name, computed)}")
+
+
+def _spelled(measures: list[str], cutoffs: list[int], where: str) -> list[str]:
+    try:
+        return metric_names(measures, cutoffs)
+    except TroveStepsError as error:
+        raise TroveStepsError(f"{where}: {error}") from None
 
 
 def _check_pairs(config: dict) -> None:

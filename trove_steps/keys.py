@@ -15,7 +15,19 @@ TEXT_KEY_BYTES = 16
 
 # Bump a step's number when its results change for the same inputs: snakemake does not see edits of a
 # module that a shell command runs. tests/unit/test_golden.py fails when results change without it.
-VERSION = {"encoder": 1, "texts": 1, "search": 1, "score": 1, "mine": 1, "summary": 2, "track": 1}
+VERSION = {
+    "encoder": 1,
+    "texts": 1,
+    "search": 1,
+    "score": 2,
+    "mine": 2,
+    "cross_encoder": 1,
+    "rescore": 1,
+    "merge": 1,
+    "comparison": 1,
+    "summary": 2,
+    "track": 1,
+}
 
 
 def canonical_json(value) -> bytes:
@@ -69,6 +81,16 @@ def encoder_recipe(model_files: dict[str, str], settings: dict) -> dict:
         "version": VERSION["encoder"],
         "model_files": model_files,
         **settings,
+    }
+
+
+def cross_encoder_recipe(model_files: dict[str, str], max_len: int) -> dict:
+    """List what determines the score of a pair of strings: the model's files and the most tokens."""
+    return {
+        "kind": "cross_encoder",
+        "version": VERSION["cross_encoder"],
+        "model_files": model_files,
+        "max_len": max_len,
     }
 
 

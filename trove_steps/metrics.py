@@ -1,6 +1,5 @@
 """How good a ranking is, by trec_eval's own code."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -11,29 +10,10 @@ import pyarrow as pa
 import pytrec_eval
 
 from trove_steps.errors import TroveStepsError
+from trove_steps.measures import BY_RANK_ALONE, DEFAULT_MEASURES, K_VALUES, metric_names, split_name
 from trove_steps.ranking import Judgments, Ranking
 from trove_steps.ties import TiedResults
 
-DEFAULT_MEASURES = ("ndcg_cut", "map_cut", "recall", "P", "mrr_cut")
-K_VALUES = (1, 3, 5, 10, 100)
-
-_BY_TREC_EVAL = ("ndcg_cut", "map_cut", "recall", "P", "success", "Rprec")
-_OURS = ("mrr_cut", "judged")
-_WITHOUT_CUTOFF = ("Rprec",)
-_ALIASES = {
-    "ndcg": "ndcg_cut",
-    "map": "map_cut",
-    "ap": "map_cut",
-    "r": "recall",
-    "p": "P",
-    "precision": "P",
-    "rr": "mrr_cut",
-    "mrr": "mrr_cut",
-    "hit": "success",
-    "hit_rate": "success",
-    "rprec": "Rprec",
-    "r_precision": "Rprec",
-} | {name.lower(): name for name in (*_BY_TREC_EVAL, *_OURS)}
 _SLACK = 1e-9  # rounding errors that checks forgive
 _LARGEST_LABEL = 1_000_000  # trec_eval makes a table with one entry for every level up to it
 
@@ -56,6 +36,16 @@ class Evaluation:
     per_query: pa.Table
     counts: dict[str, int]
     ties: dict[str, dict[str, float]]
+
+    @property
+    def figures(self) -> dict[str, float | int]:
+        """What metrics.json holds: metrics, counts, and what ties make of a metric: NAME_min, …"""
+        open_ones = {
+            f"{name}_{end}": value
+            for name, ends in self.ties.items()
+            for end, value in ends.items()
+        }
+        return {**self.metrics, **open_ones, **self.counts}
 
 
 def evaluate(
@@ -144,36 +134,6 @@ def _mean(values: np.ndarray) -> float:
     return fsum(values) / len(values)
 
 
-def metric_names(measures: Sequence[str], k_values: Sequence[int]) -> list[str]:
-    """Spell out measures and cut-offs, e.g. ``["P", "nDCG@20"], [1, 5]`` → P_1, P_5, ndcg_cut_20.
-
-    Raises:
-        TroveStepsError: a measure that does not exist or a cut-off that is not a positive number.
-    """
-    names = []
-    for measure in measures:
-        stem, separator, cutoff = _split(measure)
-        known = _ALIASES.get(stem.lower())
-        if known is None or (known in _WITHOUT_CUTOFF and separator):
-            choices = ", ".join((*_BY_TREC_EVAL, *_OURS))
-            raise TroveStepsError(f"unknown measure {measure!r}; there are {choices}")
-        if known in _WITHOUT_CUTOFF:
-            names.append(known)
-            continue
-        for k in [cutoff] if separator else sorted(set(k_values)):
-            if int(k) != float(k) or int(k) < 1:
-                raise TroveStepsError(f"cut-off {k} of {measure}: must be a whole number from 1")
-            names.append(f"{known}_{int(k)}")
-    if not names:
-        raise TroveStepsError("no metric is asked for: give at least one measure and one cut-off")
-    return list(dict.fromkeys(names))
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    found = re.fullmatch(r"(.+?)([@_.])(\d+)", name)
-    return found.groups() if found else (name, "", "")
-
-
 def _gains(judgments: Judgments, qrels: pa.Table) -> np.ndarray:
     """Labels as int64[J], 0 for the negative ones, with which pytrec_eval may crash."""
     labels = qrels["score"].to_numpy()
@@ -220,12 +180,12 @@ class _Scorer:
     ) -> None:
         self.judgments, self.gains, self.threshold, self.names = judgments, gains, threshold, names
         # P_1 is always computed: it is what MRR is checked against.
-        ours = [name for name in names if _split(name)[0] in _OURS]
+        ours = [name for name in names if split_name(name)[0] in BY_RANK_ALONE]
         self.trec_names = list(dict.fromkeys([*(n for n in names if n not in ours), "P_1"]))
         queries = np.repeat(np.arange(len(judgments.counts)), judgments.counts)
         relevant = queries[gains >= threshold]
         self.num_relevant = np.bincount(relevant, minlength=len(judgments.counts))
-        self.depth = max((int(_split(name)[2] or 0) for name in names), default=1)
+        self.depth = max((int(split_name(name)[2] or 0) for name in names), default=1)
         if "Rprec" in names:
             self.depth = max(self.depth, int(self.num_relevant.max()))
         self.depth = min(self.depth, longest)
@@ -244,7 +204,7 @@ class _Scorer:
         first = _first_ranks(view, (found >= 0) & (self.gains[found] >= self.threshold))
         values["mrr_cut_1"] = _reciprocal_rank(first, 1)
         for name in self.names:
-            stem, _, cutoff = _split(name)
+            stem, _, cutoff = split_name(name)
             if stem == "mrr_cut":
                 values[name] = _reciprocal_rank(first, int(cutoff))
             elif stem == "judged":
@@ -292,7 +252,7 @@ class _Scorer:
                 self.threshold,
             )
             for name in self.names:
-                stem, _, cutoff = _split(name)
+                stem, _, cutoff = split_name(name)
                 outcomes[2][name][tied[place]] = results.expected(stem, int(cutoff or 0))
         for name in self.names:
             for value in (values[name], outcomes[2][name]):
@@ -365,7 +325,7 @@ def _check_invariants(values: dict[str, np.ndarray]) -> None:
     for name, column in values.items():
         if not ((column >= 0) & (column <= 1 + _SLACK)).all():
             raise RuntimeError(f"internal error: {name} is not between 0 and 1")
-        stem, _, cutoff = _split(name)
+        stem, _, cutoff = split_name(name)
         families.setdefault(stem, []).append((int(cutoff or 0), name))
     for name in ("mrr_cut_1", "success_1"):
         if name in values and not np.array_equal(values[name], values["P_1"]):

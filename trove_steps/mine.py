@@ -1,92 +1,124 @@
-"""Step: mine hard negatives, the best-ranked documents of each query that nobody has annotated.
+"""Step: mine hard negatives, highly ranked documents of each query that nobody has annotated.
 
-Writes mined/mined_qrels.tsv (query-id, corpus-id, score) or mined/mined_qrels.jsonl, mined/funnel.parquet
-(per query: candidates, annotated, kept, missing) and mined/counts.json. A query with fewer negatives than
-asked for is counted, never padded.
+Writes to mined/: mined_qrels.tsv (query-id, corpus-id, score) or mined_qrels.jsonl, audit.parquet (a row
+per negative: rank, score, gap to the weakest positive, twin, score of the cross-encoder), funnel.parquet
+(per query, what became of its candidates), funnel.json (the sums) and training files. A query with fewer
+negatives than asked for is counted, never padded.
 """
 
+import argparse
 import time
+from dataclasses import fields
 from pathlib import Path
 
 from trove_steps.arguments import run_step, shown_path, step_parser
-from trove_steps.data import read_qrels
 from trove_steps.distributed import Comm, communicator
-from trove_steps.files import read_json, write_json, written_atomically
-from trove_steps.mining import mine, write_grouped, write_tsv
+from trove_steps.files import read_json
+from trove_steps.mined_folder import clear, write_findings
+from trove_steps.mining import Mined, mine, write_by_file, write_negatives
+from trove_steps.mining_inputs import (
+    MiningInputs,
+    add_candidate_arguments,
+    described,
+    file_numbers,
+    read_inputs,
+)
 from trove_steps.progress import report
 from trove_steps.results import drop_records, write_record
-from trove_steps.search import read_ranking
-
-WRITERS = {"tsv": ("mined_qrels.tsv", write_tsv), "grouped": ("mined_qrels.jsonl", write_grouped)}
+from trove_steps.selection import Selection, changed_options, selection_of
+from trove_steps.training_files import FORMATS, write_training_files
 
 
 def run(arguments, comm: Comm) -> None:
     """Mine on rank 0; the other ranks have nothing to do."""
     if comm.rank != 0:
         return
-    import pyarrow.parquet as pq
-
     started = time.perf_counter()
-    ranking = read_ranking(arguments.search, arguments.encoding_cache_dir)
-    qrels = None
-    if arguments.qrel_path:
-        qrels = read_qrels(
-            arguments.qrel_path,
-            shown_as=[shown_path(path) for path in arguments.qrel_path],
-            digests=arguments.sha256,
-        )
-    mined = mine(ranking, qrels, arguments.search_topk, not arguments.keep_annotated)
+    inputs = read_inputs(arguments)
+    selection = selection_of(vars(arguments))
+    mined = mine(
+        inputs.ranking,
+        inputs.qrels,
+        arguments.search_topk,
+        not arguments.keep_annotated,
+        selection,
+        teacher=_teacher(arguments),
+        **inputs.knowledge,
+    )
     folder = arguments.record.parent.parent / "mined"
-    folder.mkdir(parents=True, exist_ok=True)
     drop_records(arguments.record)
-    for name, _ in WRITERS.values():
-        (folder / name).unlink(missing_ok=True)
-    name, write = WRITERS[arguments.output_qrel_format]
-    files = [folder / name, folder / "funnel.parquet", folder / "counts.json"]
-    write(files[0], mined)
-    with written_atomically(files[1]) as temporary:
-        pq.write_table(mined.funnel, temporary)
-    write_json(files[2], mined.counts)
+    clear(folder)
+    files = _write_qrels(folder, mined, inputs, arguments)
+    training, counts = write_training_files(
+        folder, mined, inputs, arguments, selection.wanted(arguments.search_topk)
+    )
+    files += training + write_findings(folder, mined, counts)
     write_record(
         arguments.record,
         files,
         cell=arguments.name,
         search=read_json(arguments.search)["recipe"],
-        qrels=arguments.sha256,
+        qrels=arguments.qrel_sha256,
         search_topk=arguments.search_topk,
         no_annot_in_mined_hn=not arguments.keep_annotated,
         output_qrel_format=arguments.output_qrel_format,
+        options=changed_options(selection),
     )
-    short = mined.counts["num_short_queries"]
+    wanted, short = selection.wanted(arguments.search_topk), mined.counts["num_short_queries"]
     report(
         f"mine {arguments.name}: {mined.counts['num_kept']:,} negatives for "
         f"{mined.counts['num_mined_queries']:,} queries"
-        + (f", {short:,} of them with fewer than {arguments.search_topk}" if short else "")
+        + (f", {short:,} of them with fewer than {wanted}" if short else "")
         + f" · {time.perf_counter() - started:.1f} s"
     )
 
 
+def _write_qrels(folder: Path, mined: Mined, inputs: MiningInputs, arguments) -> list[Path]:
+    if not arguments.split_by_file:
+        return [write_negatives(folder, mined.negatives, arguments.output_qrel_format)]
+    ranking = inputs.ranking
+    query_files = file_numbers(arguments.query_path, len(ranking))
+    corpus_files = file_numbers(arguments.corpus_path, len(ranking.doc_ids))
+    return write_by_file(
+        folder,
+        mined,
+        [shown_path(path) for path in arguments.query_path],
+        query_files[mined.queries],
+        [shown_path(path) for path in arguments.corpus_path],
+        corpus_files,
+        arguments.output_qrel_format,
+    )
+
+
+def _teacher(arguments):
+    if arguments.pair_scores is None:
+        return None
+    from trove_steps.pair_scores import read_teacher
+
+    return read_teacher(arguments.pair_scores)
+
+
 def main() -> None:
     parser = step_parser("mine", __doc__)
+    add_candidate_arguments(parser)
+    _add_selection(parser)
     parser.add_argument(
-        "--search", type=Path, required=True, metavar="FILE", help="manifest of the search"
+        "--pair-scores", type=Path, metavar="FILE", help="manifest of what the step rescore made"
     )
+    parser.add_argument("--output-qrel-format", choices=["tsv", "grouped"], default="tsv")
     parser.add_argument(
-        "--qrel-path", nargs="*", type=Path, default=[], metavar="FILE", help="the judgments"
-    )
-    parser.add_argument(
-        "--sha256", nargs="*", metavar="DIGEST", help="the SHA-256 that the judgments must have"
-    )
-    parser.add_argument(
-        "--encoding-cache-dir", type=Path, default=Path("cache"), help="where the search was made"
-    )
-    parser.add_argument("--search-topk", type=int, default=100, help="hard negatives per query")
-    parser.add_argument(
-        "--keep-annotated",
+        "--split-by-file",
         action="store_true",
-        help="do not leave out annotated documents (no_annot_in_mined_hn: false)",
+        help="a file of negatives per pair of query and corpus file (merge_mined_qrels: false)",
     )
-    parser.add_argument("--output-qrel-format", choices=list(WRITERS), default="tsv")
+    parser.add_argument(
+        "--training-format",
+        action="append",
+        choices=list(FORMATS),
+        default=[],
+        dest="training_formats",
+        help="also write such a training file; may be given several times",
+    )
     parser.add_argument("--name", default="run", help="data set/model, for people")
     parser.add_argument(
         "--record",
@@ -98,6 +130,19 @@ def main() -> None:
     arguments = parser.parse_args()
     with communicator() as comm:
         run(arguments, comm)
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    kinds = {"num_negatives": int, "range_min": int, "range_max": int, "seed": int}
+    for field in fields(Selection):
+        if field.name != "near_twin_cosine":
+            parser.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                type=str if field.name == "sampling" else kinds.get(field.name, float),
+                choices=["top", "random"] if field.name == "sampling" else None,
+                default=field.default,
+                help=described(field.name),
+            )
 
 
 if __name__ == "__main__":

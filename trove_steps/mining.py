@@ -28,9 +28,7 @@ import pyarrow.compute as pc
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import write_json
 from trove_steps.ranking import Judgments, Ranking, open_output, write_lines
-
-TWIN_SLACK = 16
-"""How many twins of its positives a query can have before they cost it candidates."""
+from trove_steps.selection import TWIN_SLACK, Selection
 
 _PAIRS_PER_STEP = 1 << 16
 
@@ -63,72 +61,6 @@ class Teacher(Protocol):
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Which of the candidates become negatives; the defaults are Trove's rules.
-
-    Attributes:
-        num_negatives: how many to keep per query; by default all ``search_topk``.
-        range_min: skip that many of the best.
-        range_max: how many candidates to look at; by default ``range_min + search_topk``.
-        max_score: drop what scores higher.
-        min_score: drop what scores lower.
-        absolute_margin: drop what scores higher than the weakest positive minus this.
-        relative_margin: drop what scores higher than the weakest positive p minus ``|p|`` times
-            this; 0.05 is NV-Retriever's TopK-PercPos (95 %), arXiv 2407.15831.
-        near_twin_cosine: drop documents whose vector has a larger cosine with a positive's.
-        sampling: the ``top`` ones, or ``random`` ones.
-        seed: of the sample, which depends on it and on the ids of query and document alone.
-    """
-
-    num_negatives: int | None = None
-    range_min: int = 0
-    range_max: int | None = None
-    max_score: float | None = None
-    min_score: float | None = None
-    absolute_margin: float | None = None
-    relative_margin: float | None = None
-    near_twin_cosine: float | None = None
-    sampling: Literal["top", "random"] = "top"
-    seed: int = 0
-
-    @property
-    def has_margin(self) -> bool:
-        return self.absolute_margin is not None or self.relative_margin is not None
-
-    def candidates(self, search_topk: int) -> int:
-        """Return how many documents per query are looked at."""
-        return self.range_min + search_topk if self.range_max is None else self.range_max
-
-    def wanted(self, search_topk: int) -> int:
-        """Return how many negatives per query are asked for."""
-        if self.num_negatives is not None:
-            return self.num_negatives
-        return min(search_topk, self.candidates(search_topk) - self.range_min)
-
-    def check(self, search_topk: int) -> None:
-        """Raise TroveStepsError where the options contradict each other."""
-        for name, value, least in (
-            ("search_topk", search_topk, 1),
-            ("num_negatives", self.wanted(search_topk), 1),
-            ("range_min", self.range_min, 0),
-        ):
-            if value < least:
-                raise TroveStepsError(f"mining.{name} must be at least {least}, not {value}")
-        for name in ("absolute_margin", "relative_margin"):
-            if (getattr(self, name) or 0) < 0:
-                raise TroveStepsError(f"mining.{name} must not be negative")
-        if self.sampling not in ("top", "random"):
-            raise TroveStepsError(f"mining.sampling must be top or random, not {self.sampling!r}")
-        room = self.candidates(search_topk) - self.range_min
-        if self.wanted(search_topk) > room:
-            raise TroveStepsError(
-                f"mining asks for {self.wanted(search_topk)} negatives per query but looks at only "
-                f"{max(room, 0)} candidates (range_max {self.candidates(search_topk)} - range_min "
-                f"{self.range_min}): raise search_topk or range_max, or lower num_negatives"
-            )
-
-
-@dataclass(frozen=True)
 class Mined:
     """The negatives of each query, best first.
 
@@ -137,20 +69,22 @@ class Mined:
             the teacher's if there is one.
         audit: a row per negative: ``query_id``, ``doc_id``, ``rank`` (from 1, in the search),
             ``score``, ``gap`` (score of the weakest positive minus the score that was compared
-            with it), ``near_twin_cosine`` (largest cosine with a positive) and ``teacher_score``;
-            null where unknown.
+            with it), ``near_twin_cosine`` (largest cosine with a positive), ``teacher_score`` and
+            ``text_twin`` (it has the text of a positive); null where unknown.
         funnel: a row per mined query: ``query_id``, ``candidates`` (results looked at) =
             ``annotated`` + ``twins`` + ``no_positive`` (margins without a positive to measure from)
             + ``margin`` + ``score`` + ``window`` + ``unused`` + ``kept``, and ``missing`` (asked
             for but not found).
         counts: sums of the funnel, ``num_queries`` searched, ``num_mined_queries`` and
             ``num_short_queries`` (those with ``missing`` > 0).
+        queries: int64[q], where the mined queries are in the ranking.
     """
 
     negatives: Ranking
     audit: pa.Table
     funnel: pa.Table
     counts: dict[str, int]
+    queries: np.ndarray
 
     @property
     def table(self) -> pa.Table:
@@ -177,10 +111,10 @@ def needed_depth(
     Args:
         twins: twins of positives are to be dropped, exact or near.
     """
-    depth = (selection or Selection()).candidates(search_topk) + TWIN_SLACK * twins
+    annotated = 0
     if qrels is not None and len(qrels) and no_annot_in_mined_hn:
-        depth += pc.max(pc.value_counts(qrels["query_id"]).field("counts")).as_py()
-    return depth
+        annotated = pc.max(pc.value_counts(qrels["query_id"]).field("counts")).as_py()
+    return (selection or Selection()).depth(search_topk, annotated, twins)
 
 
 def mine(
@@ -191,6 +125,7 @@ def mine(
     selection: Selection | None = None,
     *,
     texts: np.ndarray | None = None,
+    drop_text_twins: bool = True,
     query_vectors: Vectors | None = None,
     doc_vectors: Vectors | None = None,
     teacher: Teacher | None = None,
@@ -209,8 +144,9 @@ def mine(
             fewer, the funnel says so.
         no_annot_in_mined_hn: see above.
         selection: further rules.
-        texts: int[D], equal for documents with the same text: text twins of positives are
-            dropped.
+        texts: int[D], equal for documents with the same text.
+        drop_text_twins: drop the text twins of positives; needs ``texts``. If false, the audit
+            still says which negatives are twins.
         query_vectors: where margins find the scores of positives that were not retrieved (with
             ``doc_vectors``).
         doc_vectors: also needed for ``near_twin_cosine``.
@@ -236,9 +172,10 @@ def mine(
             "mining.absolute_margin, relative_margin and near_twin_cosine measure from positives: "
             "the data set needs a qrel_path"
         )
-    twins = texts is not None or selection.near_twin_cosine is not None
+    drop_text_twins &= texts is not None
+    twins = drop_text_twins or selection.near_twin_cosine is not None
     depth = needed_depth(search_topk, qrels, drop_annotated, selection, twins)
-    evidence = _Evidence(judgments, texts, query_vectors, doc_vectors, teacher)
+    evidence = _Evidence(judgments, texts, drop_text_twins, query_vectors, doc_vectors, teacher)
     parts = []
     for first, block in ranking.blocks():
         queries = np.arange(first, first + len(block))
@@ -255,6 +192,7 @@ class _Evidence:
 
     judgments: Judgments | None
     texts: np.ndarray | None
+    drop_text_twins: bool
     query_vectors: Vectors | None
     doc_vectors: Vectors | None
     teacher: Teacher | None
@@ -318,10 +256,13 @@ def _mine_block(
         fate[evidence.judgments.find(view, queries) >= 0] = _ANNOTATED
     positives = evidence.positives(queries)
     rows = np.flatnonzero(fate == _DEEPER)
+    text_twins = np.full(len(view.docs), np.nan)
     if evidence.texts is not None:
         twins = _same_text(view, rows, positives, evidence.texts)
-        fate[rows[twins]] = _TWIN
-        rows = rows[~twins]
+        text_twins[rows] = twins
+        if evidence.drop_text_twins:
+            fate[rows[twins]] = _TWIN
+            rows = rows[~twins]
     cosines = np.full(len(view.docs), np.nan)
     if selection.near_twin_cosine is not None:
         rows = _best(view, rows, selection.candidates(search_topk) + TWIN_SLACK)
@@ -357,6 +298,7 @@ def _mine_block(
         "gap": gaps[kept],
         "near_twin_cosine": cosines[kept],
         "teacher_score": teacher_scores[kept],
+        "text_twin": text_twins[kept],
     }
     funnel = _funnel(view, fate, selection.candidates(search_topk), selection.wanted(search_topk))
     return _Part(queries, negatives, columns, funnel)
@@ -531,9 +473,11 @@ def _collect(ranking: Ranking, parts: Sequence[_Part], wanted: int) -> Mined:
         }
         | {
             name: pa.array(joined((part.columns[name] for part in parts), float), from_pandas=True)
-            for name in ("score", "gap", "near_twin_cosine", "teacher_score")
+            for name in ("score", "gap", "near_twin_cosine", "teacher_score", "text_twin")
         }
     )
+    flags = audit["text_twin"].cast(pa.bool_())
+    audit = audit.set_column(audit.schema.get_field_index("text_twin"), "text_twin", flags)
     names = ["candidates", *_FUNNEL, "missing"]
     columns = {name: joined(part.funnel[name] for part in parts) for name in names}
     counts = {
@@ -541,7 +485,7 @@ def _collect(ranking: Ranking, parts: Sequence[_Part], wanted: int) -> Mined:
         "num_mined_queries": len(queries),
         "num_short_queries": int((columns["missing"] > 0).sum()),
     } | {f"num_{name}": int(column.sum()) for name, column in columns.items()}
-    return Mined(negatives, audit, pa.table({"query_id": query_ids} | columns), counts)
+    return Mined(negatives, audit, pa.table({"query_id": query_ids} | columns), counts, queries)
 
 
 def split_by_file(

@@ -20,14 +20,25 @@ from trove_steps.fingerprint import Fingerprints
 from trove_steps.formats import OPTIONS, choose_format, format_recipe, takes_dataset
 from trove_steps.keys import (
     VERSION,
+    cross_encoder_recipe,
     encoder_recipe,
     recipe_key,
     search_recipe,
     texts_recipe,
 )
+from trove_steps.measures import DEFAULT_MEASURES, largest_cutoff, metric_names
 from trove_steps.model_settings import ModelSettings, model_files, resolve_settings
 from trove_steps.models import locate_model
 from trove_steps.results import is_complete
+from trove_steps.selection import (
+    candidate_flags,
+    candidate_recipe,
+    drops_twins,
+    merge_flags,
+    mine_flags,
+    mining_recipe,
+    selection_of,
+)
 from trove_steps.store import manifest_path
 
 ROLES = {"corpus": "passage", "queries": "query"}
@@ -48,6 +59,15 @@ class Model:
     def recipe(self, role: str) -> dict:
         """Return the encoder recipe of a role, "corpus" or "queries"."""
         return encoder_recipe(self.files, self.settings.encoder_recipe(ROLES[role]))
+
+
+@dataclass(frozen=True)
+class CrossEncoder:
+    """The cross-encoder of mining; `key` names its scores in the cache, `link` its folder by content."""
+
+    folder: Path
+    key: str
+    link: Path
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,7 @@ class Cell:
     needs: dict[str, int] = field(compare=False)  # task → depth of the ranking
     score: str | None
     mine: str | None
+    rescore: str | None  # key of the cross-encoder's scores, None without one
     evaluation: dict = field(compare=False)
     mining: dict = field(compare=False)
 
@@ -150,6 +171,17 @@ class Plan:
     @cached_property
     def mining(self) -> dict:
         return self.config.get("mining") or section_defaults("mining")
+
+    @cached_property
+    def cross_encoder(self) -> CrossEncoder | None:
+        """The model of mining.cross_encoder."""
+        name, max_len = self.mining["cross_encoder"], self.mining["cross_encoder_max_len"]
+        if name is None or "mining" not in self.tasks:
+            return None
+        folder = locate_model(name, "main", "mining.cross_encoder")
+        files = {file: self.fingerprints.file(path) for file, path in model_files(folder).items()}
+        link = self.fingerprints.intern(folder, recipe_key({"kind": "model", "files": files}))
+        return CrossEncoder(folder, recipe_key(cross_encoder_recipe(files, max_len)), link)
 
     @cached_property
     def models(self) -> dict[str, Model]:
@@ -220,6 +252,56 @@ class Plan:
         )
         return self.cell_directory(cell) / ".track" / f"{key}.json"
 
+    def rescore_manifest(self, cell: Cell) -> Path | None:
+        if cell.rescore is None:
+            return None
+        return self.cache / "pair_scores" / self.cross_encoder.key / f"{cell.rescore}.json"
+
+    @cached_property
+    def rescores(self) -> dict[str, Cell]:
+        """Rescore key → the first cell that needs it."""
+        return {cell.rescore: cell for cell in reversed(self.cells.values()) if cell.rescore}
+
+    def merged_cells(self, dataset: str) -> list[Cell]:
+        """Return the cells of a data set, whose negatives are merged."""
+        return [cell for cell in self.cells.values() if cell.dataset == dataset]
+
+    @cached_property
+    def merge_records(self) -> dict[str, Path]:
+        """Data set → the record of its merged negatives; empty unless they are asked for."""
+        least = self.mining["merge_models"]
+        if least is None or "mining" not in self.tasks:
+            return {}
+        records = {}
+        for dataset in dict.fromkeys(dataset for dataset, _ in self.pairs):
+            cells = self.merged_cells(dataset)
+            if least > len(cells):
+                raise TroveStepsError(
+                    f"mining.merge_models: {least} models must agree, but {dataset} has only {len(cells)}"
+                )
+            recipe = {
+                "kind": "merge",
+                "version": VERSION["merge"],
+                "least": least,
+                "mined": {cell.model: cell.mine for cell in cells},
+            }
+            records[dataset] = self.results / dataset / ".mine" / f"{recipe_key(recipe)}.json"
+        return records
+
+    @cached_property
+    def compared(self) -> list[Cell]:
+        """The evaluated cells of data sets with several models."""
+        cells = [cell for cell in self.cells.values() if cell.score]
+        names = [cell.dataset for cell in cells]
+        return [cell for cell in cells if names.count(cell.dataset) > 1]
+
+    @cached_property
+    def comparison_record(self) -> Path:
+        cells = {f"{cell.dataset}/{cell.model}": cell.score for cell in self.compared}
+        recipe = {"kind": "comparison", "version": VERSION["comparison"], "cells": cells}
+        key = recipe_key(recipe | {"options": self.evaluation["comparison"]})
+        return self.results / ".comparison" / f"{key}.json"
+
     @cached_property
     def summary_record(self) -> Path:
         cells = {
@@ -249,21 +331,46 @@ class Plan:
     def score_flags(self, cell: Cell) -> list[str]:
         """Return the options of an evaluation as flags of the score step."""
         options = cell.evaluation
+        flags = ["--measures", *options["measures"]] if "measures" in options else []
         return [
             "--ir-metrics-k-values",
             *map(str, options["k_values"]),
+            *flags,
             "--ir-metrics-relevance-threshold",
             str(options["relevance_threshold"]),
             "--depth",
             str(options["depth"]),
         ]
 
-    def mine_flags(self, cell: Cell) -> list[str]:
+    def mine_flags(self) -> list[str]:
         """Return the options of mining as flags of the mine step."""
-        options = cell.mining
-        flags = ["--search-topk", str(options["search_topk"])]
-        flags += ["--output-qrel-format", options["output_qrel_format"]]
-        return flags if options["no_annot_in_mined_hn"] else [*flags, "--keep-annotated"]
+        return mine_flags(self.mining)
+
+    def rescore_flags(self) -> list[str]:
+        """Return the options of mining that choose candidates as flags of the rescore step."""
+        max_len = self.mining["cross_encoder_max_len"]
+        return [*candidate_flags(self.mining), f"--cross-encoder-max-len={max_len}"]
+
+    def merge_flags(self) -> list[str]:
+        """Return the options of mining as flags of the step that merges negatives."""
+        return merge_flags(self.mining)
+
+    def file_flags(self, cell: Cell) -> list[str]:
+        """Return the files of a data set, with their digests, as flags of the steps of mining."""
+        flags = []
+        for option, links, digests in (
+            ("qrel", cell.qrel_links, cell.qrel_digests),
+            ("corpus", cell.corpus.links, cell.corpus.digests),
+            ("query", cell.queries.links, cell.queries.digests),
+        ):
+            if links:
+                flags += [f"--{option}-path", *map(str, links), f"--{option}-sha256", *digests]
+        return flags
+
+    @property
+    def comparison_settings(self) -> str:
+        """Return evaluation.comparison as JSON."""
+        return json.dumps(self.evaluation["comparison"], sort_keys=True)
 
     @property
     def wandb_settings(self) -> str:
@@ -289,11 +396,14 @@ class Plan:
         records = [self._valid(self.score_record(cell)) for cell in cells]
         if "wandb" in self.evaluation["report_to"]:
             records += [self._valid(self.track_record(cell)) for cell in cells]
+        if self.compared:
+            records.append(self._valid(self.comparison_record))
         return [*records, self._valid(self.summary_record)]
 
     def mine_targets(self) -> list[Path]:
         self._require_section("mining")
-        return [self._valid(self.mine_record(cell)) for cell in self.cells.values()]
+        records = [self.mine_record(cell) for cell in self.cells.values()]
+        return [self._valid(record) for record in (*records, *self.merge_records.values())]
 
     def default_targets(self) -> list[Path]:
         """What plain `snakemake` makes: the tasks whose sections the configuration has."""
@@ -386,18 +496,25 @@ class Plan:
         evaluation = {
             "k_values": self.evaluation["ir_metrics_k_values"],
             "relevance_threshold": self.evaluation["ir_metrics_relevance_threshold"],
-            "depth": self.evaluation["search_topk"] or max(self.evaluation["ir_metrics_k_values"]),
+            "depth": self._evaluation_depth,
         }
-        mining = {
-            "search_topk": self.mining["search_topk"],
-            "no_annot_in_mined_hn": self.mining["no_annot_in_mined_hn"],
-            "output_qrel_format": self.mining["output_qrel_format"],
-        }
+        if self.evaluation["measures"] is not None:
+            evaluation["measures"] = self.evaluation["measures"]
+        scorer = self.cross_encoder.key if self.cross_encoder else None
+        mining = mining_recipe(self.mining, scorer)
         shared = {"search": search, "qrels": list(qrel_digests)}
         score = recipe_key(
             {"kind": "score", "version": VERSION["score"], **shared, "options": evaluation}
         )
         mine = recipe_key({"kind": "mine", "version": VERSION["mine"], **shared, "options": mining})
+        rescore = {
+            "kind": "rescore",
+            "version": VERSION["rescore"],
+            "cross_encoder": scorer,
+            **shared,
+        }
+        rescore["options"] = candidate_recipe(self.mining)
+        self._check_mining(dataset, bool(qrel_digests))
         return Cell(
             dataset=dataset,
             model=model.name,
@@ -409,19 +526,42 @@ class Plan:
             needs=self._needs(qrel_digests, qrel_links, options.get("qrel_path", [])),
             score=score if qrel_digests else None,
             mine=mine,
+            rescore=recipe_key(rescore) if scorer else None,
             evaluation=evaluation,
             mining=mining,
         )
+
+    def _check_mining(self, dataset: str, judged: bool) -> None:
+        """Raise TroveStepsError where mining needs judgments that a data set does not have."""
+        if judged or "mining" not in self.tasks:
+            return
+        for name in ("absolute_margin", "relative_margin", "near_twin_cosine", "preset"):
+            if self.mining[name] is not None:
+                raise TroveStepsError(
+                    f"mining.{name} measures from positives: datasets.{dataset} needs a qrel_path"
+                )
+        if self.mining["training_formats"]:
+            raise TroveStepsError(
+                f"mining.training_formats hold positives: datasets.{dataset} needs a qrel_path"
+            )
+
+    @cached_property
+    def _evaluation_depth(self) -> int:
+        """How many documents per query an evaluation looks at."""
+        k_values = self.evaluation["ir_metrics_k_values"]
+        names = self.evaluation["measures"] or metric_names(DEFAULT_MEASURES, k_values)
+        return self.evaluation["search_topk"] or largest_cutoff(names, k_values)
 
     def _needs(self, digests, links, shown) -> dict[str, int]:
         """Return how deep each task of a cell needs the search to go."""
         needs = {}
         if "evaluation" in self.tasks and digests:
-            depth = self.evaluation["search_topk"] or 0
-            needs["evaluation"] = max(depth, *self.evaluation["ir_metrics_k_values"])
+            needs["evaluation"] = self._evaluation_depth
         if "mining" in self.tasks:
             annotated = self._most_annotated(digests, links, shown)
-            needs["mining"] = round_up(self.mining["search_topk"] + annotated)
+            twins = drops_twins(self.mining, bool(digests))
+            depth = selection_of(self.mining).depth(self.mining["search_topk"], annotated, twins)
+            needs["mining"] = round_up(depth)
         return needs
 
     def _most_annotated(self, digests, links, shown) -> int:

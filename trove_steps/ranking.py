@@ -149,9 +149,9 @@ class Judgments:
     """
 
     def __init__(self, ranking: Ranking, qrels: pa.Table) -> None:
-        queries = _positions(qrels["query_id"], ranking.query_ids)
+        queries = positions(qrels["query_id"], ranking.query_ids)
         known = queries >= 0
-        docs = _positions(qrels["doc_id"], ranking.doc_ids)
+        docs = positions(qrels["doc_id"], ranking.doc_ids)
         order = np.lexsort((docs[known], queries[known]))
         self.docs = docs[known][order]
         self.labels = qrels["score"].to_numpy()[known][order]
@@ -316,7 +316,7 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _positions(values: pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def positions(values: pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Index of each string in ``among``, -1 if it is not there; int64."""
     found = pc.index_in(values, value_set=pc.cast(among, values.type))
     return found.fill_null(-1).to_numpy().astype(np.int64)

@@ -1,8 +1,9 @@
 """Step: score a ranking against relevance judgments.
 
 Writes metrics.json (names as pytrec_eval's: ndcg_cut_10, map_cut_100, recall_100, P_10, mrr_cut_10, and
-counts), per_query.parquet and run.trec.gz, which trec_eval scores to the same figures. Queries without
-judgments are counted and left out; judged queries without results count as 0.
+counts; where equal scores leave a metric open, also its _min, _max and _expected), per_query.parquet and
+run.trec.gz, which trec_eval scores to the same figures. Queries without judgments are counted and left
+out; judged queries without results count as 0.
 """
 
 import time
@@ -12,6 +13,7 @@ from trove_steps.arguments import run_step, shown_path, step_parser
 from trove_steps.data import read_qrels
 from trove_steps.distributed import Comm, communicator
 from trove_steps.files import read_json, write_json, written_atomically
+from trove_steps.measures import DEFAULT_MEASURES
 from trove_steps.metrics import evaluate
 from trove_steps.progress import report
 from trove_steps.ranking import write_trec
@@ -37,6 +39,7 @@ def run(arguments, comm: Comm) -> None:
         qrels,
         arguments.ir_metrics_k_values,
         arguments.ir_metrics_relevance_threshold,
+        arguments.measures,
     )
     folder = arguments.record.parent.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +47,7 @@ def run(arguments, comm: Comm) -> None:
         folder / name for name in ("metrics.json", "per_query.parquet", "run.trec.gz")
     )
     drop_records(arguments.record)
-    write_json(metrics, {**evaluation.metrics, **evaluation.counts})
+    write_json(metrics, evaluation.figures)
     with written_atomically(per_query) as temporary:
         pq.write_table(evaluation.per_query, temporary)
     write_trec(trec, ranking, tag=arguments.name.rpartition("/")[2])
@@ -57,6 +60,7 @@ def run(arguments, comm: Comm) -> None:
         depth=arguments.depth,
         k_values=arguments.ir_metrics_k_values,
         relevance_threshold=arguments.ir_metrics_relevance_threshold,
+        measures=list(evaluation.metrics),
     )
     shown = [name for name in ("ndcg_cut_10", "recall_100") if name in evaluation.metrics]
     shown = shown or list(evaluation.metrics)[:1]
@@ -82,6 +86,13 @@ def main() -> None:
         "--encoding-cache-dir", type=Path, default=Path("cache"), help="where the search was made"
     )
     parser.add_argument("--ir-metrics-k-values", nargs="+", type=int, default=[1, 3, 5, 10, 100])
+    parser.add_argument(
+        "--measures",
+        nargs="+",
+        default=DEFAULT_MEASURES,
+        metavar="NAME",
+        help="such as nDCG@10, RR@10, Success@5, Rprec; one without a cut-off gets those above",
+    )
     parser.add_argument(
         "--ir-metrics-relevance-threshold",
         type=int,

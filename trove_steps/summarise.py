@@ -1,9 +1,11 @@
 """Step: collect the metrics of all data sets and models in summary.tsv."""
 
 import argparse
+import csv
 from pathlib import Path
 
 from trove_steps.arguments import run_step
+from trove_steps.comparison_text import format_comparisons
 from trove_steps.files import read_json
 from trove_steps.lengths import Cut, read_cut
 from trove_steps.results import drop_records, write_record
@@ -11,6 +13,8 @@ from trove_steps.store import manifest_path
 from trove_steps.summary import format_table, read_summary, summarise, write_summary
 
 TABLE = "summary.tsv"
+COMPARISONS = "comparison.tsv"
+MOST_COMPARISONS = 15
 
 
 def run(arguments) -> None:
@@ -66,7 +70,8 @@ def closing_words(plan) -> str:
     lines = []
     table = plan.results / TABLE
     if "evaluation" in plan.tasks and table.exists():
-        lines += ["", format_table(read_summary(table)), "", f"all metrics: {table}"]
+        lines += ["", format_table(read_summary(table)), *_comparisons(plan)]
+        lines += ["", f"all metrics: {table}"]
         lines += [
             f"per data set and model: {plan.results}/DATASET/MODEL/ (metrics.json, run.trec.gz, …)"
         ]
@@ -75,6 +80,19 @@ def closing_words(plan) -> str:
     if "mining" in plan.tasks and any(plan.results.glob("*/*/mined")):
         lines += [f"hard negatives: {plan.results}/DATASET/MODEL/mined/"]
     return "\n".join(lines)
+
+
+def _comparisons(plan) -> list[str]:
+    """Return the comparisons by the first metric, if they are few enough to be read."""
+    path = plan.results / COMPARISONS
+    if not plan.compared or not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, dialect="excel-tab"))
+    shown = [row for row in rows if row["metric"] == rows[0]["metric"]]
+    if len(shown) > MOST_COMPARISONS:
+        return ["", f"comparisons of models: {path}"]
+    return ["", format_comparisons(shown), f"all comparisons: {path}"]
 
 
 def main() -> None:

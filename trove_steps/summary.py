@@ -7,7 +7,7 @@ import argparse
 import csv
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from trove_steps.errors import TroveStepsError
@@ -120,7 +120,22 @@ def format_table(rows: Sequence[Row], columns: Sequence[str] = MAIN_COLUMNS) -> 
     body = [line(label, values) for label, values in zip(names, cells, strict=True)]
     marked = any(value.endswith("*") for values in cells for value in values)
     legend = ["* the best of its dataset"] if marked else []
-    return "\n".join([heading, *body, *legend])
+    return "\n".join([heading, *body, *legend, *_open_metrics(rows, shown)])
+
+
+def _open_metrics(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
+    """Say which of the metrics shown depend, in four decimals, on the order of equal scores."""
+    for row in rows:
+        for name in columns:
+            ends = [row.get(f"{name}_{end}", "") for end in ("min", "max", "expected")]
+            if "" in ends:
+                continue
+            low, high, expected = (f"{float(end):.4f}" for end in ends)
+            if low != high:
+                yield (
+                    f"{row['dataset']} {row['model']}: {name} is between {low} and {high}, expected "
+                    f"{expected}, by the order of equal scores"
+                )
 
 
 def _metric_order(name: str) -> tuple:

@@ -14,7 +14,10 @@ import yaml
 from tests.conftest import PROJECT, make_dataset
 
 BIN = Path(sys.executable).parent
-COMPUTING = ("encode_corpus", "encode_queries", "search", "score", "mine_negatives")
+COMPUTING = (
+    *("encode_corpus", "encode_queries", "search", "score", "compare"),
+    *("rescore", "mine_negatives", "merge_negatives"),
+)
 
 
 @dataclass

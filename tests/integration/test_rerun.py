@@ -125,7 +125,7 @@ def test_a_byte_of_a_weight_recomputes_that_model_only(done):
     done.run()
     assert done.planned() == {}
     flip_a_byte(done.folder / "model" / "model.safetensors")
-    assert done.planned() == EVERYTHING
+    assert done.planned() == {**EVERYTHING, "compare": 1}
     done.run()
     assert done.planned() == {}
 
@@ -168,12 +168,12 @@ def test_a_cutoff_within_the_depth_scores_only(done):
 
 
 def test_a_deeper_cutoff_searches_again(done):
-    done.config["evaluation"]["ir_metrics_k_values"] = [1, 5, 10, 50]
+    done.config["evaluation"]["ir_metrics_k_values"] = [1, 5, 10, 60]
     assert done.planned() == {"search": 1, "score": 1}
 
 
 def test_a_deeper_search_serves_a_shallower_need(done):
-    done.config["evaluation"]["ir_metrics_k_values"] = [1, 5, 50]
+    done.config["evaluation"]["ir_metrics_k_values"] = [1, 5, 60]
     done.run()
     done.config["evaluation"]["ir_metrics_k_values"] = [1, 5, 10]
     assert "search" not in done.planned()
@@ -188,6 +188,19 @@ def test_mining_options_mine_only(done):
     first = json.loads((mined / "mined_qrels.jsonl").read_text().splitlines()[0])
     assert first["qid"] == "q0"
     assert len(first["docid"]) == 4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"absolute_margin": 0.1, "max_score": 0.9, "min_score": -0.5, "num_negatives": 2},
+        {"preset": "TopK-PercPos", "sampling": "random", "seed": 3, "range_min": 2},
+        {"near_twin_cosine": 0.98, "merge_mined_qrels": False, "training_formats": ["triplet"]},
+    ],
+)
+def test_a_sweep_of_mining_options_mines_only(done, options):
+    done.config["mining"].update(options)
+    assert done.planned() == {"mine_negatives": 1}
 
 
 def test_two_datasets_share_a_corpus(done):

@@ -63,6 +63,6 @@ def test_scifact_gives_the_published_figures(tmp_path, shared_data):
     reference = np.load(scifact / "reference" / "doc_emb.npy")
     assert np.abs(vectors.take(np.arange(len(vectors))) - reference).max() < 1e-5
 
-    funnel = json.loads((tmp_path / "results/scifact/minilm/mined/counts.json").read_text())
+    funnel = json.loads((tmp_path / "results/scifact/minilm/mined/funnel.json").read_text())
     assert funnel["num_mined_queries"] == 300
     assert funnel["num_kept"] == 300 * 30

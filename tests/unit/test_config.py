@@ -18,6 +18,13 @@ datasets: {scifact: {corpus_path: c.jsonl, query_path: q.jsonl}}
 models: {minilm: {model_name_or_path: model}}
 """
 
+MINING = (
+    "absolute_margin, cross_encoder, cross_encoder_max_len, exclude_text_twins, max_score, "
+    "merge_mined_qrels, merge_models, min_score, near_twin_cosine, no_annot_in_mined_hn, num_negatives, "
+    "output_qrel_format, preset, range_max, range_min, relative_margin, sampling, search_topk, seed, "
+    "training_formats"
+)
+
 
 def load(text: str) -> dict:
     return load_config(yaml.safe_load(text))
@@ -52,10 +59,12 @@ def test_defaults():
 def test_an_empty_section_is_asked_for_with_all_defaults(written):
     assert load(f"{BASE}evaluation: {written}\n")["evaluation"] == {
         "ir_metrics_k_values": [1, 3, 5, 10, 100],
+        "measures": None,
         "ir_metrics_relevance_threshold": 1,
         "search_topk": None,
         "report_to": [],
         "wandb": {"project": None, "entity": None, "group": None, "mode": None, "tags": []},
+        "comparison": {"measures": None, "samples": 10000, "confidence": 0.95, "seed": 0},
     }
     assert load(f"{BASE}evaluation: {written}\n")["evaluation"] == section_defaults("evaluation")
 
@@ -136,11 +145,11 @@ MISTAKES = [
     ),
     (
         BASE + "mining: {zzz: 1}",
-        "mining.zzz: unknown key; valid: no_annot_in_mined_hn, output_qrel_format, search_topk",
+        f"mining.zzz: unknown key; valid: {MINING}",
     ),
     (
         BASE + "mining: {yes: 1}",
-        "mining.true: unknown key; valid: no_annot_in_mined_hn, output_qrel_format, search_topk",
+        f"mining.true: unknown key; valid: {MINING}",
     ),
     # what must be there
     ("{}", "datasets: missing; it must be set\nmodels: missing; it must be set"),
@@ -221,6 +230,38 @@ MISTAKES = [
     (
         BASE + "evaluation: {ir_metrics_k_values: 10}",
         "evaluation.ir_metrics_k_values: 10 is not a list or cut-offs like '1,3,5,10,100'",
+    ),
+    (
+        BASE + "evaluation: {measures: [nDCG@20, bleu]}",
+        "evaluation.measures: unknown measure 'bleu'; there are ndcg_cut, map_cut, recall, P, success, "
+        "Rprec, mrr_cut, judged",
+    ),
+    (
+        BASE + "evaluation: {measures: [nDCG@20], search_topk: 10}",
+        "evaluation.search_topk: 10 is less than the largest cut-off 20 of evaluation.measures; "
+        "raise it or leave it out",
+    ),
+    (
+        BASE + "evaluation: {comparison: {measures: [nDCG@7]}}",
+        "evaluation.comparison.measures: ndcg_cut_7 is not computed; did you mean 'ndcg_cut_5'?",
+    ),
+    (
+        BASE + "evaluation: {comparison: {confidence: 0.3}}",
+        "evaluation.comparison.confidence: 0.3 is less than 0.5",
+    ),
+    (
+        BASE + "mining: {relative_margin: -0.1}",
+        "mining.relative_margin: -0.1 is less than 0",
+    ),
+    (BASE + "mining: {max_score: high}", "mining.max_score: 'high' is not a number or null"),
+    (
+        BASE + "mining: {max_score: .nan}",
+        "mining.max_score must be a finite number; leave it out for none",
+    ),
+    (
+        BASE + "mining: {search_topk: 5, num_negatives: 7}",
+        "mining asks for 7 negatives per query but looks at only 5 candidates (range_max 5 - range_min "
+        "0): raise search_topk or range_max, or lower num_negatives",
     ),
     (
         BASE + "evaluation: {search_topk: 10}",
@@ -352,8 +393,10 @@ models: {minilm: {model_name_or_path: x, pooling: mean, normalize: "yes", query_
                   query_format: "{text}", torch_dtype: float16, append_eos: false}}
 pairs: [{datasets: scifact, models: [minilm]}]
 evaluation: {ir_metrics_k_values: [1, 10], search_topk: 10, report_to: [wandb],
+             measures: [nDCG@10, RR], comparison: {measures: [nDCG@10], samples: 1000},
              wandb: {project: p, mode: offline, tags: [t]}}
-mining: {search_topk: 10, no_annot_in_mined_hn: false, output_qrel_format: grouped}
+mining: {search_topk: 10, no_annot_in_mined_hn: false, output_qrel_format: grouped, max_score: 0.9,
+         relative_margin: 0.05, preset: TopK-PercPos, sampling: random, training_formats: [triplet]}
 nproc_per_node: 2
 output_dir: results
 """)

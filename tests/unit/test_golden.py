@@ -112,13 +112,13 @@ def test_search(tmp_path, ranking):
 
 
 def test_scores(ranking, qrels):
-    assert keys.VERSION["score"] == 1
+    assert keys.VERSION["score"] == 2
     metrics = evaluate(ranking, qrels, [1, 10]).metrics
     assert metrics == pytest.approx(METRICS, abs=1e-12)
 
 
 def test_mining(ranking, qrels):
-    assert keys.VERSION["mine"] == 1
+    assert keys.VERSION["mine"] == 2
     table = mine(ranking, qrels, 5).table
     digest = hashlib.sha256()
     for name in ("query-id", "corpus-id"):

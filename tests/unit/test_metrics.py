@@ -204,6 +204,50 @@ class TestTies:
         ).ties
         assert ties == {"recall_2": {"expected": 0.5, "min": 0.0, "max": 1.0}}
 
+    def test_figures_tell_what_ties_leave_open(self):
+        docs = {"c": 2.0, "b": 1.0, "a": 1.0}
+        figures = evaluate(
+            make_ranking({"q": docs}), make_qrels({"q": {"a": 1, "c": 1}}), [1, 2], 1, ["recall"]
+        ).figures
+        assert {name: value for name, value in figures.items() if name.startswith("recall")} == {
+            "recall_1": 0.5,
+            "recall_2": 0.5,
+            "recall_2_min": 0.5,
+            "recall_2_max": 1.0,
+            "recall_2_expected": 0.75,
+        }
+
+
+class TestDefectsOfPytrecEval:
+    """What pytrec_eval itself makes of the edges, and what is made of them here."""
+
+    def theirs(self, qrel, run, measures=("recall.1", "P.1")):
+        return pytrec_eval.RelevanceEvaluator(qrel, set(measures)).evaluate(run)
+
+    def test_a_judged_query_without_results_is_left_out_there_and_0_here(self):
+        labels = {"q": {"a": 1}, "r": {"a": 1}}
+        assert set(self.theirs(labels, {"q": {"a": 1.0}})) == {"q"}
+        evaluation = evaluate(make_ranking({"q": {"a": 1.0}, "r": {}}), make_qrels(labels), [1])
+        assert evaluation.metrics["recall_1"] == 0.5
+
+    def test_a_query_without_judgments_is_left_out_by_both(self):
+        run = {"q": {"a": 1.0}, "r": {"a": 1.0}}
+        assert set(self.theirs({"q": {"a": 1}}, run)) == {"q"}
+        evaluation = evaluate(make_ranking(run), make_qrels({"q": {"a": 1}}), [1])
+        assert evaluation.metrics["recall_1"] == 1
+        assert evaluation.counts["num_without_judgments"] == 1
+
+    def test_scores_that_differ_in_64_bits_only(self):
+        """There they tie, and the larger id wins; here the search's order holds."""
+        run = {"q": {"a": 1.0 + 1e-12, "b": 1.0}}
+        assert self.theirs({"q": {"a": 1}}, run)["q"]["P_1"] == 0
+        assert evaluate(make_ranking(run), make_qrels({"q": {"a": 1}}), [1]).metrics["P_1"] == 1
+
+    def test_empty_qrels_are_no_results_there_and_an_error_here(self):
+        assert self.theirs({}, {"q": {"a": 1.0}}) == {}
+        with pytest.raises(TroveStepsError, match="nothing to evaluate"):
+            evaluate(make_ranking({"q": {"a": 1.0}}), make_qrels({}))
+
 
 class TestEdges:
     def test_which_queries_count(self):

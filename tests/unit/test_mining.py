@@ -325,6 +325,17 @@ class TestSelection:
         assert negatives_of(mined) == {"q": ["n", "twin of n", "x", "z"]}
         assert mined.counts["num_twins"] == 1
 
+    def test_text_twins_that_are_kept_are_flagged(self):
+        ranking = make_ranking({"q": {"p": 3.0, "twin": 2.0, "n": 1.0}})
+        names = ranking.doc_ids.to_pylist()
+        texts = np.array([name == "n" for name in names], np.int64)
+        qrels = make_qrels({"q": {"p": 1}})
+        kept = mine(ranking, qrels, 2, texts=texts, drop_text_twins=False)
+        assert negatives_of(kept) == {"q": ["twin", "n"]}
+        assert kept.audit["text_twin"].to_pylist() == [True, False]
+        assert mine(ranking, qrels, 1, texts=texts).audit["text_twin"].to_pylist() == [False]
+        assert mine(ranking, qrels, 1).audit["text_twin"].to_pylist() == [None]
+
     def test_more_twins_than_there_is_room_for(self):
         """The shortage is the same however deep the search went."""
         docs = {"p": 9.0} | {f"t{i}": 8.0 for i in range(30)} | {f"x{i}": 1.0 for i in range(30)}

@@ -80,6 +80,14 @@ ALL = {"corpus", "queries", *BELOW_SEARCH}
         ("mining", "search_topk", 6, {"mine"}),
         ("mining", "no_annot_in_mined_hn", False, {"mine"}),
         ("mining", "output_qrel_format", "grouped", {"mine"}),
+        ("mining", "merge_mined_qrels", False, {"mine"}),
+        ("mining", "exclude_text_twins", False, {"mine"}),
+        ("mining", "absolute_margin", 0, {"mine"}),
+        ("mining", "range_min", 1, {"mine"}),
+        ("mining", "training_formats", ["triplet"], {"mine"}),
+        ("mining", "seed", 1, {"mine"}),
+        ("mining", "merge_models", 1, set()),
+        ("evaluation", "measures", ["nDCG@10"], {"score"}),
         (None, "per_device_eval_batch_size", 3, set()),
         (None, "per_device_matmul_batch_size", 3, set()),
         (None, "nproc_per_node", 3, set()),
@@ -179,7 +187,7 @@ def test_two_names_of_one_model_share_everything_but_results(raw):
     plan = Plan(raw)
     assert len(plan.searches) == 1
     assert len(plan.encodings) == 2
-    assert len(set(plan.evaluate_targets())) == 3  # two records and the summary
+    assert len(set(plan.evaluate_targets())) == 4  # two records, the comparison and the summary
 
 
 @pytest.mark.parametrize(
@@ -216,11 +224,109 @@ def test_round_up(need, depth):
 
 def test_the_search_serves_the_larger_need(raw):
     (depth,) = Plan(raw).depths.values()
-    assert depth == 10  # evaluation: 10; mining: 5 and the 3 that are annotated
+    assert depth == 50  # mining: 5, the 3 that are annotated, 16 for twins; evaluation: 10
+    raw["mining"]["exclude_text_twins"] = False
+    (depth,) = Plan(raw).depths.values()
+    assert depth == 10
     raw["mining"]["search_topk"] = 50
     assert list(Plan(raw).depths.values()) == [100]
     raw["evaluation"]["search_topk"] = 1000
     assert list(Plan(raw).depths.values()) == [1000]
+
+
+@pytest.mark.parametrize(
+    ("options", "depth"),
+    [
+        ({"search_topk": 60, "num_negatives": 5}, 100),
+        ({"range_min": 100}, 200),
+        ({"range_max": 300}, 500),
+        ({"range_max": 300, "no_annot_in_mined_hn": False}, 500),
+        ({"exclude_text_twins": False, "near_twin_cosine": 0.9}, 50),
+    ],
+)
+def test_mining_options_deepen_the_search(raw, options, depth):
+    raw["mining"].update(options)
+    assert only_cell(raw).needs["mining"] == depth
+
+
+def test_measures_deepen_the_search(raw):
+    raw["evaluation"]["measures"] = ["nDCG@20", "RR@150", "Rprec"]
+    assert only_cell(raw).needs["evaluation"] == 150
+    raw["evaluation"]["measures"] = ["Rprec"]
+    assert only_cell(raw).needs["evaluation"] == 10
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("absolute_margin", 0), ("preset", "TopK-PercPos"), ("training_formats", ["triplet"])],
+)
+def test_mining_that_needs_judgments(raw, option, value):
+    del raw["datasets"]["tiny"]["qrel_path"]
+    raw["mining"][option] = value
+    with pytest.raises(
+        TroveStepsError, match=rf"mining.{option} .*datasets.tiny needs a qrel_path"
+    ):
+        Plan(raw)
+
+
+def test_a_preset_is_its_options(raw):
+    raw["mining"]["preset"] = "TopK-PercPos"
+    preset = names_of(raw)
+    raw["mining"] = {"search_topk": 5, "relative_margin": 0.05}
+    assert names_of(raw) == preset
+    raw["mining"] |= {"preset": "TopK-PercPos", "relative_margin": 0}
+    assert names_of(raw)["mine"] != preset["mine"]
+
+
+def test_options_at_their_defaults_leave_names_alone(raw):
+    before = names_of(raw)
+    raw["mining"] |= {"range_min": 0, "sampling": "top", "seed": 0, "merge_mined_qrels": True}
+    raw["evaluation"] |= {"comparison": {"samples": 500}, "measures": None}
+    assert names_of(raw) == before
+
+
+def test_a_cross_encoder_is_in_the_names_of_its_scores(raw):
+    write_model(Path("cross"))
+    before = names_of(raw)
+    raw["mining"]["cross_encoder"] = "cross"
+    plan, first = Plan(raw), only_cell(raw)
+    assert {n for n, v in names_of(raw).items() if v != before[n]} == {"mine"}
+    assert plan.rescore_manifest(first).parent.name == plan.cross_encoder.key
+    for option, value in (("absolute_margin", 0.1), ("num_negatives", 3), ("sampling", "random")):
+        raw["mining"][option] = value
+        cell = only_cell(raw)
+        assert cell.rescore == first.rescore  # no pair is scored for it
+        assert cell.mine != first.mine
+    raw["mining"]["search_topk"] = 6
+    assert only_cell(raw).rescore != first.rescore
+    assert Plan(raw).cross_encoder.key == plan.cross_encoder.key
+    raw["mining"]["cross_encoder_max_len"] = 100
+    assert Plan(raw).cross_encoder.key != plan.cross_encoder.key
+
+
+def test_merged_negatives(raw):
+    assert Plan(raw).merge_records == {}
+    raw["mining"]["merge_models"] = 2
+    with pytest.raises(TroveStepsError, match="2 models must agree, but tiny has only 1"):
+        Plan(raw).mine_targets()
+    raw = several(raw)
+    plan = Plan(raw)
+    assert list(plan.merge_records) == ["tiny", "more"]
+    assert set(plan.merge_records.values()) < set(plan.mine_targets())
+    raw["mining"]["absolute_margin"] = 0.1
+    assert plan.merge_records["tiny"] != Plan(raw).merge_records["tiny"]
+
+
+def test_comparisons_are_of_data_sets_with_several_models(raw):
+    assert Plan(raw).compared == []
+    raw = several(raw)
+    plan = Plan(raw)
+    assert len(plan.compared) == 4
+    assert plan.comparison_record in plan.evaluate_targets()
+    raw["evaluation"]["comparison"] = {"samples": 500}
+    assert Plan(raw).comparison_record != plan.comparison_record
+    raw["pairs"] = [{"models": "big"}, {"models": "bert", "datasets": "tiny"}]
+    assert {cell.dataset for cell in Plan(raw).compared} == {"tiny"}
 
 
 def test_without_judgments_evaluation_needs_nothing(raw):
@@ -234,6 +340,7 @@ def test_without_judgments_evaluation_needs_nothing(raw):
 
 
 def test_the_shallowest_finished_search_that_is_deep_enough(raw):
+    raw["mining"]["exclude_text_twins"] = False
     plan = Plan(raw)
     cell = only_cell(raw)
     assert plan.search_manifest(cell, "evaluation").name == "top10.json"
@@ -251,7 +358,7 @@ def test_annotated_documents_are_counted_once(raw):
     assert json.loads(memo.read_text()) == {"most_annotated": 3}
     for damage in ("", "[]", "{}"):
         memo.write_text(damage)
-        assert only_cell(raw).needs["mining"] == 10
+        assert only_cell(raw).needs["mining"] == 50
         assert json.loads(memo.read_text()) == {"most_annotated": 3}
 
 
@@ -371,7 +478,7 @@ def test_many_models_and_datasets_are_planned_fast(raw):
     Plan(raw)
     started = time.process_time()
     plan = Plan(raw)
-    assert len(plan.default_targets()) == 201
+    assert len(plan.default_targets()) == 202
     assert time.process_time() - started < 2
 
 

@@ -113,6 +113,15 @@ class TestTable:
             "* the best of its dataset",
         ]
 
+    def test_what_ties_leave_open_is_said(self):
+        open_metric = {"map_min": 0.25, "map_max": 0.75, "map_expected": 0.5}
+        closed = {"map_min": 0.5, "map_max": 0.50000001, "map_expected": 0.5}
+        rows = [row("a", "x", map=0.5, **open_metric), row("a", "y", map=0.5, **closed)]
+        assert summary.format_table(rows).splitlines()[3:] == [
+            "* the best of its dataset",
+            "a x: map is between 0.2500 and 0.7500, expected 0.5000, by the order of equal scores",
+        ]
+
     def test_columns_that_are_asked_for(self):
         rows = [row("a", "x", P_1=0.25, map=0.5)]
         assert summary.format_table(rows, ["P_1", "P_7"]).split() == [

@@ -89,15 +89,15 @@ def get_search_flags(wildcards):
 def get_ranking(task):
     """Return an input function for a ranking and the manifests that hold the ids of its rows."""
 
-    def inputs(wildcards):
-        cell = get_cell(wildcards)
-        return {
-            "search": ancient(PLAN.search_manifest(cell, task)),
-            "queries": ancient(PLAN.encoding_manifest(cell.queries)),
-            "corpus": ancient(PLAN.encoding_manifest(cell.corpus)),
-        }
+    return lambda wildcards: ranking_of(get_cell(wildcards), task)
 
-    return inputs
+
+def ranking_of(cell, task):
+    return {
+        "search": ancient(PLAN.search_manifest(cell, task)),
+        "queries": ancient(PLAN.encoding_manifest(cell.queries)),
+        "corpus": ancient(PLAN.encoding_manifest(cell.corpus)),
+    }
 
 
 def get_qrels(wildcards):
@@ -120,8 +120,56 @@ def get_summary_inputs(wildcards):
     return [ancient(path) for path in PLAN.score_records()]
 
 
-def get_mine_flags(wildcards):
-    return PLAN.mine_flags(get_cell(wildcards))
+def get_comparison_inputs(wildcards):
+    return [ancient(PLAN.score_record(cell)) for cell in PLAN.compared]
+
+
+def get_files(wildcards):
+    """Return the links to all files of a data set: judgments, corpus, queries."""
+    return files_of(get_cell(wildcards))
+
+
+def files_of(cell):
+    files = {
+        "qrels": cell.qrel_links,
+        "corpus_files": cell.corpus.links,
+        "query_files": cell.queries.links,
+    }
+    return {name: [ancient(link) for link in links] for name, links in files.items()}
+
+
+def get_file_flags(wildcards):
+    return PLAN.file_flags(get_cell(wildcards))
+
+
+def get_pair_scores(wildcards):
+    manifest = PLAN.rescore_manifest(get_cell(wildcards))
+    return {"pair_scores": ancient(manifest)} if manifest else {}
+
+
+def get_pair_score_flags(wildcards):
+    manifest = PLAN.rescore_manifest(get_cell(wildcards))
+    return ["--pair-scores", manifest] if manifest else []
+
+
+def get_rescore_inputs(wildcards):
+    cell = PLAN.rescores[wildcards.key]
+    inputs = ranking_of(cell, "mining") | files_of(cell)
+    return inputs | {"model": ancient(PLAN.cross_encoder.link)}
+
+
+def get_rescore_file_flags(wildcards):
+    return PLAN.file_flags(PLAN.rescores[wildcards.key])
+
+
+def get_merge_inputs(wildcards):
+    cells = PLAN.merged_cells(wildcards.dataset)
+    mined = [ancient(PLAN.mine_record(cell)) for cell in cells]
+    return ranking_of(cells[0], "mining") | files_of(cells[0]) | {"mined": mined}
+
+
+def get_merge_file_flags(wildcards):
+    return PLAN.file_flags(PLAN.merged_cells(wildcards.dataset)[0])
 
 
 def show_summary():

@@ -78,6 +78,26 @@ rule summary:
         " 2> {log:q}"
 
 
+rule compare:
+    """Compare the models of every data set, pair by pair."""
+    input:
+        get_comparison_inputs,
+    output:
+        record=RESULTS / ".comparison/{key}.json",
+    log:
+        "logs/compare/{key}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        settings=PLAN.comparison_settings,
+    shell:
+        "exec python -m trove_steps.compare"
+        " --evaluations {input:q}"
+        " --settings {params.settings:q}"
+        " --record {output.record:q}"
+        " 2> {log:q}"
+
+
 rule evaluate:
     """Evaluate every model on every data set."""
     input:

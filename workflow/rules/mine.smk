@@ -1,12 +1,14 @@
-# Mining. Input: a ranking and, if there are any, the judgments. Output: a record of what lies in the
-# folder `mined` of the data set and model, named by what it was made from.
+# Mining. Input: a ranking, the files of the data set and, if a cross-encoder is named, its scores.
+# Output: a record of what lies in the folder `mined` of the data set and model, or, for the merged
+# negatives of all models, of the data set; named by what it was made from.
 
 
 rule mine_negatives:
     """Pick hard negatives from a ranking."""
     input:
         unpack(get_ranking("mining")),
-        qrels=get_qrels,
+        unpack(get_files),
+        unpack(get_pair_scores),
     output:
         record=RESULTS / "{dataset}/{model}/.mine/{key}.json",
     log:
@@ -16,18 +18,77 @@ rule mine_negatives:
     conda:
         "../../environment.yml"
     params:
-        digests=get_qrel_digests,
-        options=get_mine_flags,
+        files=get_file_flags,
+        options=PLAN.mine_flags(),
+        scores=get_pair_score_flags,
         cache=CACHE,
     shell:
         "exec python -m trove_steps.torchrun --nproc-per-node 1"
         " -m trove_steps.mine"
         " --search {input.search:q}"
-        " --qrel-path {input.qrels:q}"
-        " --sha256 {params.digests}"
+        " {params.files:q}"
         " {params.options:q}"
+        " {params.scores:q}"
         " --encoding-cache-dir {params.cache:q}"
         " --name {wildcards.dataset:q}/{wildcards.model:q}"
+        " --record {output.record:q}"
+        " 2> {log:q}"
+
+
+rule rescore:
+    """Let a cross-encoder score the candidates and the positives of every query."""
+    input:
+        unpack(get_rescore_inputs),
+    output:
+        manifest=CACHE / "pair_scores/{encoder}/{key}.json",
+    log:
+        "logs/rescore/{encoder}-{key}.log",
+    benchmark:
+        "logs/rescore/{encoder}-{key}.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: workflow.cores
+    resources:
+        processes=PROCESSES,
+    params:
+        files=get_rescore_file_flags,
+        options=PLAN.rescore_flags(),
+        cache=CACHE,
+    shell:
+        "exec python -m trove_steps.torchrun --nproc-per-node {resources.processes}"
+        " -m trove_steps.rescore"
+        " --search {input.search:q}"
+        " {params.files:q}"
+        " --cross-encoder {input.model:q}"
+        " {params.options:q}"
+        " --encoding-cache-dir {params.cache:q}"
+        " --output {output.manifest:q}"
+        " 2> {log:q}"
+
+
+rule merge_negatives:
+    """Merge the negatives that all models mined for a data set."""
+    input:
+        unpack(get_merge_inputs),
+    output:
+        record=RESULTS / "{dataset}/.mine/{key}.json",
+    log:
+        "logs/mine/{dataset}-{key}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        files=get_merge_file_flags,
+        options=PLAN.merge_flags(),
+        cache=CACHE,
+    shell:
+        "exec python -m trove_steps.torchrun --nproc-per-node 1"
+        " -m trove_steps.merge_negatives"
+        " --search {input.search:q}"
+        " --mined {input.mined:q}"
+        " {params.files:q}"
+        " {params.options:q}"
+        " --encoding-cache-dir {params.cache:q}"
+        " --name {wildcards.dataset:q}"
         " --record {output.record:q}"
         " 2> {log:q}"
 

@@ -1,0 +1,69 @@
+"""Step: compare the models of every data set, pair by pair.
+
+Writes comparison.tsv (a row per data set, metric and pair of models) and, per data set,
+comparison.parquet with the difference of each query.
+"""
+
+import argparse
+import csv
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from trove_steps.arguments import run_step
+from trove_steps.comparison import Comparison, compare
+from trove_steps.files import read_json, written_atomically
+from trove_steps.progress import report
+from trove_steps.results import drop_records, write_record
+
+TABLE = "comparison.tsv"
+PREFERRED = ("ndcg_cut_10", "recall_100", "mrr_cut_10")
+
+
+def run(arguments) -> None:
+    """Write the tables and their record."""
+    import pyarrow.parquet as pq
+
+    results, settings = arguments.record.parent.parent, dict(arguments.settings)
+    chosen = settings.pop("measures", None)
+    tables: dict[str, dict] = {}
+    for evaluation in arguments.evaluations:
+        dataset, model = read_json(evaluation)["cell"].split("/")
+        table = pq.read_table(evaluation.parent.parent / "per_query.parquet")
+        tables.setdefault(dataset, {})[model] = table
+    drop_records(arguments.record)
+    comparisons, files = [], [results / TABLE]
+    for dataset, per_query in sorted(tables.items()):
+        computed = next(iter(per_query.values())).column_names[1:]
+        metrics = chosen or [name for name in PREFERRED if name in computed] or computed[:1]
+        found, differences = compare(dataset, per_query, metrics, **settings)
+        comparisons += found
+        files.append(results / dataset / "comparison.parquet")
+        with written_atomically(files[-1]) as temporary:
+            pq.write_table(differences, temporary)
+    with written_atomically(files[0]) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        names = [field.name for field in fields(Comparison)]
+        writer = csv.DictWriter(file, names, dialect="excel-tab", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(asdict, comparisons))
+    write_record(arguments.record, files, settings=arguments.settings)
+    report(f"compare: {len(comparisons)} pairs of models on {len(tables)} data sets")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m trove_steps.compare", description=__doc__)
+    parser.add_argument(
+        "--evaluations", nargs="+", type=Path, required=True, metavar="FILE", help="their records"
+    )
+    parser.add_argument(
+        "--settings",
+        type=json.loads,
+        default={},
+        help="measures, samples, confidence, seed as JSON (evaluation.comparison)",
+    )
+    parser.add_argument("--record", type=Path, required=True, metavar="FILE", help="written last")
+    run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_step(main)
