@@ -148,7 +148,8 @@ def mixed_texts(count: int, seed: int = 0) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("kind", QUICK_AND_SLOW)
+@pytest.mark.slow  # importing sentence-transformers alone takes 20 seconds
+@pytest.mark.parametrize("kind", KINDS)
 def test_equals_sentence_transformers(kind, folders, tmp_path):
     reference = sentence_transformer(folders(kind), KINDS[kind])
     reference.save(str(tmp_path))
@@ -162,6 +163,7 @@ def test_equals_sentence_transformers(kind, folders, tmp_path):
     np.testing.assert_allclose(encoded.vectors, together, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_dense_module_and_no_normalization(folders, tmp_path):
     reference = sentence_transformer(folders("bert"), "mean", dense=True, normalize=False)
     reference.save(str(tmp_path))
