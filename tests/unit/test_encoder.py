@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import WORDS
+from tests.conftest import PROJECT, WORDS
 from trove_steps.encoder import Encoder
 from trove_steps.errors import TroveStepsError
 from trove_steps.model_settings import ModelSettings, resolve_settings
@@ -556,6 +556,18 @@ def test_own_class(tmp_path, monkeypatch):
     assert encoder.dim == 7
     expected = np.bincount([ord(c) % 7 for c in "hello"], minlength=7)
     assert (encoder.encode(["hello", ""]).vectors == [expected, np.zeros(7)]).all()
+
+
+def test_own_class_of_the_documentation(tmp_path, monkeypatch):
+    page = (PROJECT / "docs" / "encoders.md").read_text(encoding="utf-8")
+    (tmp_path / "documented.py").write_text(page.split("```python\n")[1].split("```")[0])
+    monkeypatch.chdir(tmp_path)
+    encoder = Encoder(tmp_path, settings_of(None, encoder_class="documented:MyEncoder"), MAX_LEN)
+    encoded = encoder.encode(["hello", "x" * 50, "hello"])
+    assert encoded.vectors.shape == (3, 64)
+    assert np.array_equal(encoded.vectors[0], encoded.vectors[2])
+    assert encoded.cut.tolist() == [0, 2, 0]
+    assert encoder.is_pure
 
 
 def minilm() -> Path:
