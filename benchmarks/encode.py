@@ -6,7 +6,9 @@
 Texts are cut at random (log-normal) lengths, so that short and long ones are mixed. Each round runs our
 encoder and sentence-transformers at every batch size in turn, so that noise of the machine hits all
 alike; the ratios are medians over rounds of (seconds of sentence-transformers / ours) within a round.
-Above 1 we are faster. `--cpu-seconds` compares processor seconds, for a machine that is shared.
+Above 1 we are faster. The share of the device's rate compares the model's matrix products with one large
+matrix product in the same number format. `--length 128` makes all texts that long. `--cpu-seconds`
+compares processor seconds, for a machine that is shared.
 """
 
 import argparse
@@ -34,6 +36,20 @@ def mixed_texts(path: Path, count: int) -> list[str]:
     return texts
 
 
+def product_rate(dtype, device: str, size: int) -> float:
+    """Return the FLOP/s of a square matrix product, the best of five."""
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds = [timed(lambda: left @ right, time.perf_counter, device)[0] for _ in range(6)][1:]
+    return 2 * size**3 / min(seconds)
+
+
+def operations(encoder: Encoder, encoded) -> float:
+    """Return the FLOP that texts take, padding and attention scores left out."""
+    model = encoder.model.model
+    tables = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding))
+    return 2.0 * (sum(p.numel() for p in model.parameters()) - tables) * encoded.tokens
+
+
 def timed(encode, clock, device: str):
     if device != "cpu":
         torch.cuda.synchronize()
@@ -49,6 +65,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--length", type=int, help="tokens of every text, instead of mixed lengths")
+    parser.add_argument("--tokens-per-batch", type=int)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--device", default="cpu")
@@ -67,7 +85,11 @@ def main() -> None:
     texts = mixed_texts(arguments.corpus, arguments.texts)
     given = {"torch_dtype": arguments.torch_dtype}
     settings = resolve_settings(arguments.model, given, "model")
-    ours = Encoder(arguments.model, settings, settings.passage_max_len, device)
+    if arguments.length:
+        texts = [" ".join(["text"] * (arguments.length - 2))] * arguments.texts
+    ours = Encoder(
+        arguments.model, settings, settings.passage_max_len, device, arguments.tokens_per_batch
+    )
     options = {"dtype": getattr(torch, arguments.torch_dtype)}
     theirs = SentenceTransformer(str(arguments.model), device=device, model_kwargs=options)
 
@@ -87,6 +109,13 @@ def main() -> None:
     rate = encoded.tokens / statistics.median(seconds)
     print(f"{len(texts):,} texts, {encoded.tokens:,} tokens, {arguments.threads} threads, {device}")
     print(f"ours: {rate:,.0f} tokens/s, {1 - encoded.tokens / encoded.padded_tokens:.1%} padding")
+    dtype = getattr(torch, arguments.torch_dtype)
+    peak = product_rate(dtype, device, 1024 if device == "cpu" else 8192)
+    reached = operations(ours, encoded) / statistics.median(seconds)
+    print(
+        f"{reached / 1e12:.3g} TFLOP/s, {reached / peak:.0%} of a large {arguments.torch_dtype} matrix "
+        f"product's {peak / 1e12:.3g}"
+    )
     print(
         f"largest difference of a vector's components: {np.abs(encoded.vectors - vectors).max():.1e}"
     )

@@ -12,12 +12,7 @@ from trove_steps.commands import (
 )
 from trove_steps.errors import TroveStepsError
 
-COMMANDS = (
-    certify,
-    doctor,
-    export_run,
-    reproduce,
-)
+COMMANDS = (certify, doctor, export_run, reproduce,)
 
 
 def main(arguments: list[str] | None = None) -> int:

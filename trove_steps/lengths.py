@@ -1,7 +1,7 @@
 """How long texts are in tokens, and what max_len cut off: kept beside the vectors of an encoder.
 
     {cache}/embeddings/{encoder}/lengths/{sha256}.npy     half a text key, tokens read and cut off
-    {cache}/embeddings/{encoder}/{role}-{texts}.cut.json  what was cut off in a collection
+    {cache}/embeddings/{encoder}/lengths/{role}-{texts}.json  what was cut off in a collection
 
 Nothing but reports depends on these files: without them, less is known.
 """
@@ -95,7 +95,7 @@ def read_cut(manifest: Path) -> Cut | None:
 
 
 def _cut_path(manifest: Path) -> Path:
-    return Path(manifest).with_suffix(".cut.json")
+    return Path(manifest).parent / "lengths" / Path(manifest).name
 
 
 def _half(keys: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import WORDS
+from tests.conftest import PROJECT, WORDS
 from trove_steps.encoder import Encoder
 from trove_steps.errors import TroveStepsError
 from trove_steps.model_settings import ModelSettings, resolve_settings
@@ -148,7 +148,8 @@ def mixed_texts(count: int, seed: int = 0) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("kind", QUICK_AND_SLOW)
+@pytest.mark.slow  # importing sentence-transformers alone takes 20 seconds
+@pytest.mark.parametrize("kind", KINDS)
 def test_equals_sentence_transformers(kind, folders, tmp_path):
     reference = sentence_transformer(folders(kind), KINDS[kind])
     reference.save(str(tmp_path))
@@ -162,6 +163,7 @@ def test_equals_sentence_transformers(kind, folders, tmp_path):
     np.testing.assert_allclose(encoded.vectors, together, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_dense_module_and_no_normalization(folders, tmp_path):
     reference = sentence_transformer(folders("bert"), "mean", dense=True, normalize=False)
     reference.save(str(tmp_path))
@@ -554,6 +556,18 @@ def test_own_class(tmp_path, monkeypatch):
     assert encoder.dim == 7
     expected = np.bincount([ord(c) % 7 for c in "hello"], minlength=7)
     assert (encoder.encode(["hello", ""]).vectors == [expected, np.zeros(7)]).all()
+
+
+def test_own_class_of_the_documentation(tmp_path, monkeypatch):
+    page = (PROJECT / "docs" / "encoders.md").read_text(encoding="utf-8")
+    (tmp_path / "documented.py").write_text(page.split("```python\n")[1].split("```")[0])
+    monkeypatch.chdir(tmp_path)
+    encoder = Encoder(tmp_path, settings_of(None, encoder_class="documented:MyEncoder"), MAX_LEN)
+    encoded = encoder.encode(["hello", "x" * 50, "hello"])
+    assert encoded.vectors.shape == (3, 64)
+    assert np.array_equal(encoded.vectors[0], encoded.vectors[2])
+    assert encoded.cut.tolist() == [0, 2, 0]
+    assert encoder.is_pure
 
 
 def minilm() -> Path:

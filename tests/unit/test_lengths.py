@@ -55,3 +55,12 @@ def test_kept_beside_the_manifest(tmp_path):
     assert "passage_max_len cut 6.0% of the texts and 5.0% of their tokens" in said
     assert Cut(100, 5, 1000, 900).warning("x") is None
     assert Cut(0, 0, 0, 0).warning("x") is None
+
+
+def test_summary_has_the_shares(tmp_path):
+    from trove_steps.store import manifest_path
+    from trove_steps.summarise import cut_shares
+
+    search = {side: {"encoder": side[0] * 32, "texts": "1" * 32} for side in ("queries", "corpus")}
+    write_cut(manifest_path(tmp_path, "c" * 32, "corpus", "1" * 32), Cut(8, 2, 100, 10))
+    assert cut_shares(search, tmp_path) == {"corpus_texts_cut": 0.25, "corpus_tokens_cut": 0.1}

@@ -1,0 +1,71 @@
+"""The encode step as a command: its record, what it says of cut texts, and what it leaves unloaded."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import PROJECT, make_dataset
+
+WITHOUT_TORCH = """
+import runpy, sys
+sys.argv[1:] = {arguments!r}
+runpy.run_module("trove_steps.encode_corpus", run_name="__main__")
+loaded = {{"torch", "transformers"}} & set(sys.modules)
+assert not loaded, loaded
+"""
+FORMATS = 'def passage(text, title, dataset):\n    return f"{dataset} {title} {text}".lower()\n'
+
+
+@pytest.fixture(scope="module")
+def encoded(tiny_model, tmp_path_factory):
+    """A folder in which a corpus was encoded, the arguments, and what the step said."""
+    folder = tmp_path_factory.mktemp("step")
+    make_dataset(folder / "data", documents=20)
+    (folder / "step_formats.py").write_text(FORMATS)
+    arguments = [
+        "--corpus-path", "data/corpus.jsonl", "--model-name-or-path", str(tiny_model),
+        "--pooling", "mean", "--passage-max-len", "24", "--passage-format",
+        "step_formats:passage", "--dataset-name", "wing", "--tokens-per-batch", "100",
+        "--per-device-eval-batch-size", "3",
+    ]  # fmt: skip
+    step = [sys.executable, "-m", "trove_steps.encode_corpus", *arguments]
+    return folder, arguments, run(step, folder)
+
+
+def run(command, folder) -> str:
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def record_of(folder, last: int = -1) -> dict:
+    (path,) = folder.glob("cache/embeddings/*/records.jsonl")
+    return json.loads(path.read_text().splitlines()[last])
+
+
+def test_record_says_how_and_what(encoded):
+    folder, _, said = encoded
+    record = record_of(folder, 0)
+    assert record["encoder"]["is_pure"] is True
+    assert record["encoder"]["tokens_per_batch"] == 100
+    assert record["encoder"]["attention"] == "sdpa"
+    assert record["encoder"]["settings"]["passage_max_len"] == {"value": 24, "source": "config"}
+    share = record["cut"]["texts_cut"] / 20
+    assert record["cut"]["texts"] == 20
+    assert record["cut"]["texts_cut"] == record["truncated_texts"] > 1
+    assert f"passage_max_len cut {share:.1%} of the texts" in said
+
+
+def test_nothing_to_encode_loads_nothing(encoded):
+    folder, arguments, _ = encoded
+    script = WITHOUT_TORCH.format(arguments=arguments)
+    said = run([sys.executable, "-c", script], folder)
+    assert "20 reused, 0 encoded" in said
+    assert "passage_max_len cut" in said, "of reused texts the share is known too"
+    assert record_of(folder)["cut"] == record_of(folder, 0)["cut"]
