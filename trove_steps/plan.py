@@ -266,7 +266,7 @@ class Plan:
             return {}
         if "mined" in self.models:
             raise TroveStepsError(
-                "models.mined: results/DATASET/mined is the folder of merged negatives (mining.merge_models): "
+                "models.mined: results/DATASET/mined is for merged negatives (mining.merge_models): "
                 "give the model another name"
             )
         records = {}
