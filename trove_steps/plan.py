@@ -272,6 +272,11 @@ class Plan:
         least = self.mining["merge_models"]
         if least is None or "mining" not in self.tasks:
             return {}
+        if "mined" in self.models:
+            raise TroveStepsError(
+                "models.mined: results/DATASET/mined is for merged negatives (mining.merge_models): "
+                "give the model another name"
+            )
         records = {}
         for dataset in dict.fromkeys(dataset for dataset, _ in self.pairs):
             cells = self.merged_cells(dataset)

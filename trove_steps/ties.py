@@ -6,6 +6,7 @@ presence of tied scores", ECIR 2008; for the use of the range: Yang et al., arXi
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -30,29 +31,54 @@ class TiedResults:
 
     def expected(self, measure: str, cutoff: int) -> float:
         """Return the expected value of a measure, named as in metrics (``Rprec``: any cut-off)."""
-        relevant = self.gains >= self.threshold
-        num_relevant = int((self.all_gains >= self.threshold).sum())
         if measure == "judged":
-            return float(self._means(self.judged)[:cutoff].mean())
+            return float(self._judged_means[:cutoff].mean())
         if measure == "ndcg_cut":
-            ideal = _discounted(np.sort(self.all_gains)[::-1], cutoff)
-            return _discounted(self._means(self.gains), cutoff) / ideal if ideal else 0.0
-        if not num_relevant:
+            ideal = _discounted(self._ideal_gains, cutoff)
+            return _discounted(self._gain_means, cutoff) / ideal if ideal else 0.0
+        if not self._num_relevant:
             return 0.0
         if measure == "P":
-            return float(self._means(relevant)[:cutoff].sum() / cutoff)
+            return float(self._relevant_means[:cutoff].sum() / cutoff)
         if measure == "recall":
-            return float(self._means(relevant)[:cutoff].sum() / num_relevant)
+            return float(self._relevant_means[:cutoff].sum() / self._num_relevant)
         if measure == "Rprec":
-            return float(self._means(relevant)[:num_relevant].sum() / num_relevant)
+            found = self._relevant_means[: self._num_relevant]
+            return float(found.sum() / self._num_relevant)
         if measure == "map_cut":
-            return float(self._precisions(relevant)[:cutoff].sum() / num_relevant)
-        first = self._first_relevant(relevant)[:cutoff]
+            return float(self._precisions[:cutoff].sum() / self._num_relevant)
+        first = self._first_relevant[:cutoff]
         if measure == "success":
             return float(first.sum())
         return float((first / np.arange(1, len(first) + 1)).sum())
 
-    @property
+    # What several cut-offs of a measure share is computed once.
+
+    @cached_property
+    def _relevant(self) -> np.ndarray:
+        return self.gains >= self.threshold
+
+    @cached_property
+    def _num_relevant(self) -> int:
+        return int((self.all_gains >= self.threshold).sum())
+
+    @cached_property
+    def _relevant_means(self) -> np.ndarray:
+        return self._means(self._relevant)
+
+    @cached_property
+    def _gain_means(self) -> np.ndarray:
+        return self._means(self.gains)
+
+    @cached_property
+    def _judged_means(self) -> np.ndarray:
+        return self._means(self.judged)
+
+    @cached_property
+    def _ideal_gains(self) -> np.ndarray:
+        return np.sort(self.all_gains)[::-1]
+
+    @cached_property
     def _starts(self) -> np.ndarray:
         return np.cumsum(self.sizes) - self.sizes
 
@@ -62,25 +88,28 @@ class TiedResults:
             np.add.reduceat(values.astype(float), self._starts) / self.sizes, self.sizes
         )
 
-    def _precisions(self, relevant: np.ndarray) -> np.ndarray:
+    @cached_property
+    def _precisions(self) -> np.ndarray:
         """Expected precision at each place where it is relevant, else 0; float64[n].
 
         At the j-th place (from 0) of a group of m documents with r relevant ones, after c relevant
         ones: r/m (c + 1 + j (r - 1)/(m - 1)) divided by the place.
         """
-        r = np.add.reduceat(relevant.astype(float), self._starts)
+        r = np.add.reduceat(self._relevant.astype(float), self._starts)
         before = np.repeat(np.cumsum(r) - r, self.sizes)
         others = np.repeat((r - 1) / np.maximum(self.sizes - 1, 1), self.sizes)
-        places = np.arange(len(relevant))
+        places = np.arange(len(self._relevant))
         inside = places - np.repeat(self._starts, self.sizes)
-        return self._means(relevant) * (before + 1 + inside * others) / (places + 1)
+        return self._relevant_means * (before + 1 + inside * others) / (places + 1)
 
-    def _first_relevant(self, relevant: np.ndarray) -> np.ndarray:
+    @cached_property
+    def _first_relevant(self) -> np.ndarray:
         """Chance of each place to hold the first relevant document, float64[n].
 
         Only the first group with a relevant one matters: of its m documents r are relevant, and
         after j others the next is with the chance r/(m - j).
         """
+        relevant = self._relevant
         chance = np.zeros(len(relevant))
         if not relevant.any():
             return chance

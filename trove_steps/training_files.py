@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from trove_steps.errors import TroveStepsError
 from trove_steps.files import written_atomically
 from trove_steps.mining import Mined
 from trove_steps.mining_inputs import MiningInputs, Texts, read_texts
@@ -56,6 +57,8 @@ def write_training_files(
     """
     if not arguments.training_formats:
         return [], {}
+    if inputs.qrels is None:
+        raise TroveStepsError("training files hold positives: name the judgments (--qrel-path)")
     examples = list(_examples(mined.negatives, mined.queries, inputs))
     queries = np.array([example.query for example in examples], np.int64)
     documents = [row for e in examples for row in (*e.positives, *e.negatives)]
@@ -88,10 +91,10 @@ def _examples(negatives: Ranking, queries: np.ndarray, inputs: MiningInputs) -> 
         docs, labels = judgments.docs[judged], judgments.labels[judged]
         positives = docs[(labels >= 1) & (docs >= 0)].tolist()
         rows = slice(*negatives.offsets[place : place + 2])
-        if positives and rows.start < rows.stop:
-            yield Example(
-                query_ids[place], int(queries[place]), positives, negatives.docs[rows].tolist()
-            )
+        # Where annotated documents are kept, positives are among the mined: not in training data.
+        others = [doc for doc in negatives.docs[rows].tolist() if doc not in positives]
+        if positives and others:
+            yield Example(query_ids[place], int(queries[place]), positives, others)
 
 
 def _triplets(example: Example, texts: Collections, wanted: int) -> Iterator[tuple]:

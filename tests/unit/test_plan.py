@@ -315,6 +315,9 @@ def test_merged_negatives(raw):
     assert set(plan.merge_records.values()) < set(plan.mine_targets())
     raw["mining"]["absolute_margin"] = 0.1
     assert plan.merge_records["tiny"] != Plan(raw).merge_records["tiny"]
+    raw["models"]["mined"] = raw["models"].pop("big")
+    with pytest.raises(TroveStepsError, match=r"models.mined: .*another name"):
+        Plan(raw).mine_targets()
 
 
 def test_comparisons_are_of_data_sets_with_several_models(raw):

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trove_steps import summary
@@ -49,6 +49,7 @@ tables = st.dictionaries(
 
 
 class TestFile:
+    @settings(deadline=None)
     @given(tables)
     def test_what_is_read_is_what_was_written(self, tmp_path_factory, table):
         path = tmp_path_factory.mktemp("summary") / "summary.tsv"
@@ -131,6 +132,7 @@ class TestTable:
     def test_nothing(self):
         assert summary.format_table([]) == "no results"
 
+    @settings(deadline=None)
     @given(st.lists(st.tuples(st.text("ab", max_size=90), st.text("cd", max_size=90))))
     def test_it_fits_and_is_aligned(self, places):
         values = dict.fromkeys(summary.MAIN_COLUMNS, math.pi / 4)

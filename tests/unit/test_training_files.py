@@ -116,6 +116,26 @@ def test_our_reader_of_judgments_reads_the_tevatron_file(written):
     }
 
 
+def test_positives_are_never_negatives(tmp_path):
+    """Also where mining keeps annotated documents."""
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
+    queries = write_jsonl(tmp_path / "queries.jsonl", QUERIES[:1])
+    ranking = make_ranking({"x": {"a": 0.9, "b": 0.8, "c": 0.7}}, ["a", "b", "c", "d"])
+    qrels = make_qrels({"x": {"a": 1, "b": 0}})
+    arguments = SimpleNamespace(
+        training_formats=["triplet"],
+        query_path=[queries],
+        query_sha256=None,
+        corpus_path=[corpus],
+        corpus_sha256=None,
+    )
+    mined = mine(ranking, qrels, 2, no_annot_in_mined_hn=False)
+    write_training_files(tmp_path, mined, MiningInputs(ranking, qrels, {}), arguments, 2)
+    assert rows(tmp_path / "triplet.parquet") == [("what", "A first", "second")]
+    with pytest.raises(TroveStepsError, match="name the judgments"):
+        write_training_files(tmp_path, mined, MiningInputs(ranking, None, {}), arguments, 2)
+
+
 def test_texts_of_several_files(tmp_path):
     first = write_jsonl(tmp_path / "1.jsonl", CORPUS[:3])
     second = write_jsonl(tmp_path / "2.jsonl", CORPUS[3:])
