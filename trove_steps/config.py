@@ -11,6 +11,7 @@ import jsonschema
 import yaml
 
 from trove_steps.data import format_text
+from trove_steps.dataset_options import PATH_OPTIONS, check_datasets
 from trove_steps.errors import TroveStepsError
 
 SCHEMA_PATH = Path(__file__).parent.parent / "workflow" / "schemas" / "config.schema.yaml"
@@ -96,6 +97,8 @@ def _check(config: dict, schema: dict) -> None:
         _Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path]
     )
     lines = [line for error in errors for line in _explain(error)]
+    datasets = config.get("datasets") if isinstance(config, dict) else None
+    lines = check_datasets(datasets if isinstance(datasets, dict) else {}, bool(lines)) + lines
     if lines:
         raise TroveStepsError("\n".join(dict.fromkeys(lines)))
 
@@ -185,6 +188,7 @@ _TYPES = {
     "boolean": "true or false",
     "integer": "a whole number",
     "null": "null",
+    "number": "a number",
     "object": "a section",
     "string": "text",
 }
@@ -265,11 +269,13 @@ def _normalise(config: dict) -> None:
     for model in config.get("models", {}).values():
         model["model_name_or_path"] = os.path.expanduser(model["model_name_or_path"])
     for dataset in config.get("datasets", {}).values():
-        for option in ("corpus_path", "query_path", "qrel_path"):
-            if option in dataset:
-                paths = dataset[option]
-                paths = [paths] if isinstance(paths, str) else paths
-                dataset[option] = [os.path.expanduser(path) for path in paths]
+        for collection in (dataset, *dataset.get("collections", [])):
+            for option in (*PATH_OPTIONS, "beir"):
+                if option in collection:
+                    paths = collection[option]
+                    paths = [paths] if isinstance(paths, str) else paths
+                    paths = [os.path.expanduser(path) for path in paths]
+                    collection[option] = paths[0] if option == "beir" else paths
     evaluation = config.get("evaluation")
     if evaluation is not None:
         cutoffs = evaluation["ir_metrics_k_values"]

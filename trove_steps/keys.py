@@ -15,7 +15,16 @@ TEXT_KEY_BYTES = 16
 
 # Bump a step's number when its results change for the same inputs: snakemake does not see edits of a
 # module that a shell command runs. tests/unit/test_golden.py fails when results change without it.
-VERSION = {"encoder": 1, "texts": 1, "search": 1, "score": 1, "mine": 1, "summary": 1, "track": 1}
+VERSION = {
+    "encoder": 1,
+    "texts": 1,
+    "search": 1,
+    "score": 1,
+    "mine": 1,
+    "summary": 1,
+    "track": 1,
+    "data": 1,
+}
 
 
 def canonical_json(value) -> bytes:
@@ -72,14 +81,18 @@ def encoder_recipe(model_files: dict[str, str], settings: dict) -> dict:
     }
 
 
-def texts_recipe(role: str, digests: list[str], template: str) -> dict:
-    """List what determines a collection's strings: its files' SHA-256 in order and the text template."""
-    return {
+def texts_recipe(
+    role: str, digests: list[str], template: str, readers: list[dict] | None = None
+) -> dict:
+    """List what determines a collection's strings: its files' SHA-256 in order, how each of them is
+    read where that is not the plain way, and the text template."""
+    recipe = {
         "kind": role,
         "version": VERSION["texts"],
         "files": digests,
         "template": template,
     }
+    return {**recipe, "readers": readers} if readers and any(readers) else recipe
 
 
 def search_recipe(

@@ -8,10 +8,10 @@ asked for is counted, never padded.
 import time
 from pathlib import Path
 
-from trove_steps.arguments import run_step, shown_path, step_parser
-from trove_steps.data import read_qrels
+from trove_steps.arguments import run_step, step_parser
 from trove_steps.distributed import Comm, communicator
 from trove_steps.files import read_json, write_json, written_atomically
+from trove_steps.judging import add_collections_argument, read_judgments
 from trove_steps.mining import mine, write_grouped, write_tsv
 from trove_steps.progress import report
 from trove_steps.results import drop_records, write_record
@@ -28,13 +28,7 @@ def run(arguments, comm: Comm) -> None:
 
     started = time.perf_counter()
     ranking = read_ranking(arguments.search, arguments.encoding_cache_dir)
-    qrels = None
-    if arguments.qrel_path:
-        qrels = read_qrels(
-            arguments.qrel_path,
-            shown_as=[shown_path(path) for path in arguments.qrel_path],
-            digests=arguments.sha256,
-        )
+    qrels = read_judgments(arguments) if arguments.qrel_path else None
     mined = mine(ranking, qrels, arguments.search_topk, not arguments.keep_annotated)
     folder = arguments.record.parent.parent / "mined"
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +71,7 @@ def main() -> None:
     parser.add_argument(
         "--sha256", nargs="*", metavar="DIGEST", help="the SHA-256 that the judgments must have"
     )
+    add_collections_argument(parser)
     parser.add_argument(
         "--encoding-cache-dir", type=Path, default=Path("cache"), help="where the search was made"
     )

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from trove_steps.config import check_file, load_config, section_defaults
+from trove_steps.config import load_config, section_defaults
 from trove_steps.data import most_annotated, read_qrels
+from trove_steps.data.collections import Files, merge_collections
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json, write_json
 from trove_steps.fingerprint import Fingerprints
+from trove_steps.inputs import Dataset, Inputs, QrelFiles, check_record, configured_paths
 from trove_steps.keys import (
     VERSION,
     encoder_recipe,
@@ -29,7 +31,6 @@ from trove_steps.results import is_complete
 from trove_steps.store import manifest_path
 
 ROLES = {"corpus": "passage", "queries": "query"}
-PATH_OPTION = {"corpus": "corpus_path", "queries": "query_path"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Encoding:
     model: Model
     digests: tuple[str, ...]
     links: tuple[Path, ...]
+    readers: tuple[dict, ...] = field(default=(), compare=False)  # the key `texts` covers them
 
     @property
     def template(self) -> str:
@@ -67,7 +69,8 @@ class Encoding:
 
     @cached_property
     def texts(self) -> str:
-        return recipe_key(texts_recipe(self.role, list(self.digests), self.template))
+        recipe = texts_recipe(self.role, list(self.digests), self.template, list(self.readers))
+        return recipe_key(recipe)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -82,8 +85,7 @@ class Cell:
     model: str
     corpus: Encoding
     queries: Encoding
-    qrel_digests: tuple[str, ...]
-    qrel_links: tuple[Path, ...]
+    data: Dataset = field(compare=False)
     search: str
     needs: dict[str, int] = field(compare=False)  # task → depth of the ranking
     score: str | None
@@ -107,7 +109,7 @@ class Plan:
         self.tasks = [task for task in ("evaluation", "mining") if task in self.config]
         self.fingerprints = Fingerprints(self.cache)
         self.produced = produced
-        self._interned: dict[tuple[str, ...], tuple] = {}
+        self.inputs = Inputs(self.fingerprints)
         if not self.missing:
             _ = self.cells
 
@@ -148,8 +150,21 @@ class Plan:
         return {name: self._model(name) for name in dict.fromkeys(m for _, m in self.pairs)}
 
     @cached_property
+    def datasets(self) -> dict[str, Dataset]:
+        """The data sets that are used, resolved to files."""
+        found, lines = {}, []
+        for name in dict.fromkeys(dataset for dataset, _ in self.pairs):
+            try:
+                found[name] = self.inputs.dataset(name, self.config["datasets"][name])
+            except TroveStepsError as error:
+                lines.append(str(error))
+        if lines:
+            raise TroveStepsError("\n".join(lines))
+        return found
+
+    @cached_property
     def cells(self) -> dict[tuple[str, str], Cell]:
-        self._check_inputs()
+        _ = self.datasets
         return {(d, m): self._cell(d, self.models[m]) for d, m in self.pairs}
 
     @cached_property
@@ -201,6 +216,17 @@ class Plan:
     def mine_record(self, cell: Cell) -> Path:
         return self.cell_directory(cell) / ".mine" / f"{cell.mine}.json"
 
+    def check_record(self, dataset: str) -> Path:
+        """Return the record of the check of a data set's files."""
+        return check_record(self.results, self.datasets[dataset], VERSION["data"])
+
+    def check_records(self, encoding: Encoding) -> list[Path]:
+        """Return the checks that come before an encoding: those of the data sets that use it."""
+        used = [
+            cell.dataset for cell in self.cells.values() if encoding in (cell.corpus, cell.queries)
+        ]
+        return [self.check_record(dataset) for dataset in dict.fromkeys(used)]
+
     def track_record(self, cell: Cell) -> Path:
         key = recipe_key(
             {
@@ -221,6 +247,21 @@ class Plan:
         return self.results / ".summary" / f"{key}.json"
 
     # --- command lines --------------------------------------------------------------------------
+
+    def reader_flags(self, encoding: Encoding) -> list[str]:
+        """Return how the files of an encoding are read, as flags of an encode step."""
+        if not any(encoding.readers):
+            return []
+        return ["--readers", str(self.inputs.intern_json(list(encoding.readers)))]
+
+    def qrel_flags(self, cell: Cell) -> list[str]:
+        """Return how the judgments are filtered and merged, as flags of the score and mine steps."""
+        collections = cell.data.qrels.collections
+        return ["--collections", str(self.inputs.intern_json(collections))] if collections else []
+
+    def check_flags(self, dataset: str) -> list[str]:
+        """Return what is checked of a data set, as flags of the check_data step."""
+        return ["--data", str(self.inputs.intern_json(self.datasets[dataset].description))]
 
     def search_flags(self, search: str) -> list[str]:
         """Return the rules of a search as flags of the search step."""
@@ -256,8 +297,12 @@ class Plan:
 
     # --- targets ---------------------------------------------------------------------------------
 
+    def check_targets(self) -> list[Path]:
+        return [self._valid(self.check_record(dataset)) for dataset in self.datasets]
+
     def encode_targets(self) -> list[Path]:
-        return [self.encoding_manifest(encoding) for encoding in self.encodings.values()]
+        manifests = [self.encoding_manifest(encoding) for encoding in self.encodings.values()]
+        return [*manifests, *self.check_targets()]
 
     def score_records(self) -> list[Path]:
         return [self.score_record(cell) for cell in self.cells.values() if cell.score]
@@ -273,11 +318,12 @@ class Plan:
         records = [self._valid(self.score_record(cell)) for cell in cells]
         if "wandb" in self.evaluation["report_to"]:
             records += [self._valid(self.track_record(cell)) for cell in cells]
-        return [*records, self._valid(self.summary_record)]
+        return [*records, self._valid(self.summary_record), *self.check_targets()]
 
     def mine_targets(self) -> list[Path]:
         self._require_section("mining")
-        return [self._valid(self.mine_record(cell)) for cell in self.cells.values()]
+        records = [self._valid(self.mine_record(cell)) for cell in self.cells.values()]
+        return [*records, *self.check_targets()]
 
     def default_targets(self) -> list[Path]:
         """What plain `snakemake` makes: the tasks whose sections the configuration has."""
@@ -286,7 +332,7 @@ class Plan:
             targets += self.evaluate_targets()
         if "mining" in self.tasks:
             targets += self.mine_targets()
-        return targets or self.encode_targets()
+        return list(dict.fromkeys(targets)) or self.encode_targets()
 
     def _require_section(self, section: str) -> None:
         if section not in self.tasks:
@@ -298,35 +344,9 @@ class Plan:
 
     def _input_paths(self):
         for name in dict.fromkeys(dataset for dataset, _ in self.pairs):
-            dataset = self.config["datasets"][name]
-            for option in ("corpus_path", "query_path", "qrel_path"):
-                yield from dataset.get(option, [])
+            yield from configured_paths(self.config["datasets"][name])
         for name in dict.fromkeys(model for _, model in self.pairs):
             yield self.config["models"][name]["model_name_or_path"]
-
-    def _check_inputs(self) -> None:
-        lines = []
-        for name in dict.fromkeys(dataset for dataset, _ in self.pairs):
-            dataset = self.config["datasets"][name]
-            for option in ("corpus_path", "query_path", "qrel_path"):
-                paths = dataset.get(option, [])
-                for position, path in enumerate(paths):
-                    suffix = f"[{position}]" if len(paths) > 1 else ""
-                    try:
-                        check_file(path, f"datasets.{name}.{option}{suffix}")
-                    except TroveStepsError as error:
-                        lines.append(str(error))
-        if lines:
-            raise TroveStepsError("\n".join(lines))
-
-    def _intern(self, paths: list[str]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
-        """Return the digests and the links of some files; each list is looked at once per plan."""
-        found = self._interned.get(tuple(paths))
-        if found is None:
-            digests = tuple(map(self.fingerprints.file, paths))
-            found = digests, tuple(map(self.fingerprints.intern, paths, digests))
-            self._interned[tuple(paths)] = found
-        return found
 
     def _model(self, name: str) -> Model:
         given = self.config["models"][name]
@@ -340,14 +360,14 @@ class Plan:
         return Model(name, folder, files, settings, link)
 
     def _encoding(self, role: str, dataset: str, model: Model) -> Encoding:
-        digests, links = self._intern(self.config["datasets"][dataset][PATH_OPTION[role]])
-        return Encoding(role, model, digests, links)
+        files = getattr(self.datasets[dataset], role)
+        return Encoding(role, model, files.digests, files.links, files.readers)
 
     def _cell(self, dataset: str, model: Model) -> Cell:
         options = self.config["datasets"][dataset]
         corpus = self._encoding("corpus", dataset, model)
         queries = self._encoding("queries", dataset, model)
-        qrel_digests, qrel_links = self._intern(options.get("qrel_path", []))
+        data = self.datasets[dataset]
         search = recipe_key(
             search_recipe(
                 queries.identity,
@@ -366,7 +386,7 @@ class Plan:
             "no_annot_in_mined_hn": self.mining["no_annot_in_mined_hn"],
             "output_qrel_format": self.mining["output_qrel_format"],
         }
-        shared = {"search": search, "qrels": list(qrel_digests)}
+        shared = {"search": search, "qrels": data.qrels.identity}
         score = recipe_key(
             {"kind": "score", "version": VERSION["score"], **shared, "options": evaluation}
         )
@@ -376,36 +396,35 @@ class Plan:
             model=model.name,
             corpus=corpus,
             queries=queries,
-            qrel_digests=qrel_digests,
-            qrel_links=qrel_links,
+            data=data,
             search=search,
-            needs=self._needs(qrel_digests, qrel_links, options.get("qrel_path", [])),
-            score=score if qrel_digests else None,
+            needs=self._needs(data.qrels),
+            score=score if data.qrels.digests else None,
             mine=mine,
             evaluation=evaluation,
             mining=mining,
         )
 
-    def _needs(self, digests, links, shown) -> dict[str, int]:
+    def _needs(self, qrels: QrelFiles) -> dict[str, int]:
         """Return how deep each task of a cell needs the search to go."""
         needs = {}
-        if "evaluation" in self.tasks and digests:
+        if "evaluation" in self.tasks and qrels.digests:
             depth = self.evaluation["search_topk"] or 0
             needs["evaluation"] = max(depth, *self.evaluation["ir_metrics_k_values"])
         if "mining" in self.tasks:
-            annotated = self._most_annotated(digests, links, shown)
+            annotated = self._most_annotated(qrels)
             needs["mining"] = round_up(self.mining["search_topk"] + annotated)
         return needs
 
-    def _most_annotated(self, digests, links, shown) -> int:
+    def _most_annotated(self, qrels: QrelFiles) -> int:
         """Return the largest number of annotated documents of a query, remembered by content."""
-        if not digests or not self.mining["no_annot_in_mined_hn"]:
+        if not qrels.digests or not self.mining["no_annot_in_mined_hn"]:
             return 0
-        memo = self.cache / "fingerprints" / f"qrels-{recipe_key({'files': list(digests)})}.json"
+        memo = self.cache / "fingerprints" / f"qrels-{recipe_key({'files': qrels.identity})}.json"
         try:
             return read_json(memo)["most_annotated"]
         except (TroveStepsError, KeyError, TypeError):
-            found = most_annotated(read_qrels(list(links), shown_as=list(shown)))
+            found = most_annotated(_judgments(qrels))
             with contextlib.suppress(TroveStepsError):
                 write_json(memo, {"most_annotated": found})
             return found
@@ -421,6 +440,14 @@ class Plan:
                     f"removed so that they are made again ({error}): check its permissions"
                 ) from None
         return record
+
+
+def _judgments(qrels: QrelFiles):
+    """Return the judgments that mining leaves out, or somewhat more, where collections overlap."""
+    if qrels.collections is None:
+        return read_qrels(qrels.links, shown_as=qrels.paths)
+    files = Files(qrels.links, qrels.paths)
+    return merge_collections(qrels.collections, files, keep_apart=True).table
 
 
 def round_up(depth: int) -> int:

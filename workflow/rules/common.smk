@@ -57,9 +57,28 @@ def get_encode_inputs(role):
     def inputs(wildcards):
         encoding = get_encoding(role, wildcards)
         texts = [ancient(link) for link in encoding.links]
-        return {"texts": texts, "model": ancient(encoding.model.link)}
+        checks = [ancient(record) for record in PLAN.check_records(encoding)]
+        return {
+            "texts": texts,
+            "model": ancient(encoding.model.link),
+            "checks": checks,
+        }
 
     return inputs
+
+
+def get_data_inputs(wildcards):
+    data = PLAN.datasets[wildcards.dataset]
+    links = (*data.corpus.links, *data.queries.links, *data.qrels.links)
+    return [ancient(link) for link in links]
+
+
+def get_check_flags(wildcards):
+    return PLAN.check_flags(wildcards.dataset)
+
+
+def get_reader_flags(role):
+    return lambda wildcards: PLAN.reader_flags(get_encoding(role, wildcards))
 
 
 def get_digests(role):
@@ -102,15 +121,16 @@ def get_ranking(task):
 
 
 def get_qrels(wildcards):
-    return [ancient(link) for link in get_cell(wildcards).qrel_links]
+    return [ancient(link) for link in get_cell(wildcards).data.qrels.links]
 
 
 def get_qrel_digests(wildcards):
-    return get_cell(wildcards).qrel_digests
+    return get_cell(wildcards).data.qrels.digests
 
 
 def get_score_flags(wildcards):
-    return PLAN.score_flags(get_cell(wildcards))
+    cell = get_cell(wildcards)
+    return [*PLAN.qrel_flags(cell), *PLAN.score_flags(cell)]
 
 
 def get_score_record(wildcards):
@@ -122,7 +142,8 @@ def get_summary_inputs(wildcards):
 
 
 def get_mine_flags(wildcards):
-    return PLAN.mine_flags(get_cell(wildcards))
+    cell = get_cell(wildcards)
+    return [*PLAN.qrel_flags(cell), *PLAN.mine_flags(cell)]
 
 
 def show_summary():

@@ -21,6 +21,7 @@ rule encode_corpus:
         batch_size=PLAN.config["per_device_eval_batch_size"],
     params:
         digests=get_digests("corpus"),
+        readers=get_reader_flags("corpus"),
         model=get_model_flags("corpus"),
         cache=CACHE,
     shell:
@@ -28,6 +29,7 @@ rule encode_corpus:
         " -m trove_steps.encode_corpus"
         " --corpus-path {input.texts:q}"
         " --sha256 {params.digests}"
+        " {params.readers:q}"
         " --model-name-or-path {input.model:q}"
         " {params.model:q}"
         " --per-device-eval-batch-size {resources.batch_size}"
@@ -54,6 +56,7 @@ rule encode_queries:
         batch_size=PLAN.config["per_device_eval_batch_size"],
     params:
         digests=get_digests("queries"),
+        readers=get_reader_flags("queries"),
         model=get_model_flags("queries"),
         cache=CACHE,
     shell:
@@ -61,6 +64,7 @@ rule encode_queries:
         " -m trove_steps.encode_queries"
         " --query-path {input.texts:q}"
         " --sha256 {params.digests}"
+        " {params.readers:q}"
         " --model-name-or-path {input.model:q}"
         " {params.model:q}"
         " --per-device-eval-batch-size {resources.batch_size}"
