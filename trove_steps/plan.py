@@ -218,7 +218,8 @@ class Plan:
 
     def check_record(self, dataset: str) -> Path:
         """Return the record of the check of a data set's files."""
-        return check_record(self.results, self.datasets[dataset], VERSION["data"])
+        record = check_record(self.results, self.datasets[dataset], VERSION["data"])
+        return self._valid(record)
 
     def check_records(self, encoding: Encoding) -> list[Path]:
         """Return the checks that come before an encoding: those of the data sets that use it."""
@@ -298,11 +299,10 @@ class Plan:
     # --- targets ---------------------------------------------------------------------------------
 
     def check_targets(self) -> list[Path]:
-        return [self._valid(self.check_record(dataset)) for dataset in self.datasets]
+        return [self.check_record(dataset) for dataset in self.datasets]
 
     def encode_targets(self) -> list[Path]:
-        manifests = [self.encoding_manifest(encoding) for encoding in self.encodings.values()]
-        return [*manifests, *self.check_targets()]
+        return [self.encoding_manifest(encoding) for encoding in self.encodings.values()]
 
     def score_records(self) -> list[Path]:
         return [self.score_record(cell) for cell in self.cells.values() if cell.score]
@@ -318,12 +318,11 @@ class Plan:
         records = [self._valid(self.score_record(cell)) for cell in cells]
         if "wandb" in self.evaluation["report_to"]:
             records += [self._valid(self.track_record(cell)) for cell in cells]
-        return [*records, self._valid(self.summary_record), *self.check_targets()]
+        return [*records, self._valid(self.summary_record)]
 
     def mine_targets(self) -> list[Path]:
         self._require_section("mining")
-        records = [self._valid(self.mine_record(cell)) for cell in self.cells.values()]
-        return [*records, *self.check_targets()]
+        return [self._valid(self.mine_record(cell)) for cell in self.cells.values()]
 
     def default_targets(self) -> list[Path]:
         """What plain `snakemake` makes: the tasks whose sections the configuration has."""
@@ -332,7 +331,7 @@ class Plan:
             targets += self.evaluate_targets()
         if "mining" in self.tasks:
             targets += self.mine_targets()
-        return list(dict.fromkeys(targets)) or self.encode_targets()
+        return targets or self.encode_targets()
 
     def _require_section(self, section: str) -> None:
         if section not in self.tasks:

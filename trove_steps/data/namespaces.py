@@ -70,7 +70,9 @@ def qualified(
     found = []
     for part, tag in zip(ids, tags, strict=True):
         part = part.cast(pa.large_string())
-        longer = pc.binary_join_element_wise(part, pa.scalar(tag, pa.large_string()), "_")
+        longer = pc.binary_join_element_wise(
+            part, pa.scalar(f"_{tag}", part.type), pa.scalar("", part.type)
+        )
         clashes = pc.is_in(part, value_set=clashing)
         found.append(pc.if_else(clashes, longer, part).cast(pa.string()))
     return found, tags

@@ -73,6 +73,10 @@ def get_data_inputs(wildcards):
     return [ancient(link) for link in links]
 
 
+def get_check_record(wildcards):
+    return ancient(PLAN.check_record(wildcards.dataset))
+
+
 def get_check_flags(wildcards):
     return PLAN.check_flags(wildcards.dataset)
 
