@@ -18,7 +18,7 @@ from trove_steps.data.functions import is_function_name, source_digest
 from trove_steps.data.remote import hub_files, ir_datasets_files, is_hub_name
 from trove_steps.dataset_options import PATH_OPTIONS, collections_of
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import read_json, write_json
+from trove_steps.files import write_json
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.keys import recipe_key
 
@@ -299,8 +299,3 @@ def check_record(directory: Path, dataset: Dataset, version: int) -> Path:
     """Return the record of a check of a data set's files, named by what it was made from."""
     key = recipe_key({**dataset.description, "version": version})
     return directory / dataset.name / ".data" / f"{key}.json"
-
-
-def read_description(path: Path) -> dict:
-    """Read what `Dataset.description` says from a file of the cache."""
-    return read_json(path)

@@ -1,6 +1,7 @@
 """Reading the records of a corpus or of queries: id, title, text."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import count, islice
@@ -195,10 +196,27 @@ def _parsed(source: Source, line: bytes, number: int):
         elif "control character" in error.msg:
             advice = "write it as an escape (\\n, \\t, \\u0000)"
         else:
-            advice = "one JSON object per line is expected"
+            found = _language(line)
+            advice = f"this looks like {found}; " if found else ""
+            advice += "one JSON object per line is expected"
         raise TroveStepsError(
             f"{where}: not valid JSON ({error.msg}, column {error.colno}): {advice}"
         ) from None
+
+
+def _language(line: bytes) -> str:
+    """Return what a line that is no JSON seems to be written in, "" if that can't be told."""
+    start = line.strip()
+    known = {
+        rb"version https://git-lfs": "a Git LFS pointer, not the file (git lfs pull fetches it)",
+        rb"(<<<<<<<|>>>>>>>|=======)": "a merge conflict of Git",
+        rb"(?i)<(!doctype|html|\?xml|[a-z]+>)": "HTML or XML",
+        rb"\{\s*'": "a Python dict (json.dumps writes JSON)",
+        rb"-{3}|[\w-]+:(\s|$)": "YAML",
+        rb"[^{\t]*\t": "TSV",
+        rb"[^{,]+,": "CSV",
+    }
+    return next((what for mark, what in known.items() if re.match(mark, start)), "")
 
 
 def check_objects(source: Source, records: list, numbers: Sequence[int]) -> None:
