@@ -10,9 +10,10 @@ startswith, endswith. Functions: len, abs, min, max, floor, ceil.
 
 import ast
 import operator
+import warnings
 from functools import reduce
 
-from trove_steps.data.arrays import to_numpy
+from trove_steps.data.arrays import from_strings, to_numpy
 from trove_steps.errors import TroveStepsError
 
 NAMES = {"qid": "query_id", "docid": "doc_id", "score": "score"}
@@ -70,7 +71,8 @@ def evaluate(expression: str, table, wanted: str):
     try:
         if len(expression) > LONGEST:
             raise _Refused(f"it is longer than {LONGEST} characters")
-        tree = ast.parse(expression.strip(), mode="eval").body
+        with warnings.catch_warnings(action="ignore"):  # such as: 1if is deprecated
+            tree = ast.parse(expression.strip(), mode="eval").body
         with np.errstate(all="ignore"):
             value = _Evaluation(table).value(tree)
         return _finished(value, table.num_rows, wanted)
@@ -87,9 +89,9 @@ def evaluate(expression: str, table, wanted: str):
 
 def check(expression: str, wanted: str) -> None:
     """Raise TroveStepsError unless an expression can be evaluated; tried on one made-up judgment."""
-    import pyarrow as pa
+    from trove_steps.data.judgments import judgment_columns
 
-    evaluate(expression, pa.table({"query_id": ["q"], "doc_id": ["d"], "score": [1]}), wanted)
+    evaluate(expression, judgment_columns(["q"], ["d"], [1]), wanted)
 
 
 def _finished(value, rows: int, wanted: str):
@@ -277,13 +279,12 @@ def _compare(op: ast.cmpop, left, right):
 
 def _contained(item, among):
     import numpy as np
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     if isinstance(item, Texts) and isinstance(among, tuple):
         if not all(isinstance(text, str) for text in among):
             raise _Refused("an id is a text: write it with quotes")
-        return _booleans(pc.is_in(item.column, value_set=pa.array(among, pa.string())))
+        return _booleans(pc.is_in(item.column, value_set=from_strings(list(among))))
     if isinstance(item, str) and isinstance(among, Texts):
         return _booleans(pc.match_substring(among.column, item))
     if isinstance(item, Texts | str | tuple) or not isinstance(among, tuple):
