@@ -59,7 +59,7 @@ def read_side(files: Files, given: Sequence[dict]) -> Side:
             whole.append(np.fromiter(map(hash, joined), np.int64, n))
             empty.append(blank)
             counts["records"] += n
-            counts["integer_ids"] += n if batch.integer_ids else 0
+            counts["integer_ids"] += batch.integer_ids
             counts["empty"] += int(blank.sum())
             counts["without_title"] += sum(not title for title in batch.titles)
             counts["characters"] += sum(map(len, joined))

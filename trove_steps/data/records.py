@@ -29,14 +29,14 @@ class Batch:
     """Consecutive records of one file: ids, titles (None where missing) and texts, all [n].
 
     lines: the line on which each record starts, counted from 1; in Parquet and Arrow files the row.
-    integer_ids: whether ids were integers, which are taken as their decimal string.
+    integer_ids: how many ids were integers, which are taken as their decimal string.
     """
 
     ids: list[str]
     titles: list[str | None]
     texts: list[str]
     lines: Sequence[int]
-    integer_ids: bool = False
+    integer_ids: int = 0
 
     @property
     def first_line(self) -> int:
@@ -335,7 +335,9 @@ def _checked(
     if (index := bad_id(ids)) is not None:
         where = f"{source.name}:{batch.lines[index]}"
         raise TroveStepsError(f"{where}: {bad_id_message(ids[index])}")
-    return batch if ids is batch.ids else replace(batch, ids=ids, integer_ids=True)
+    if ids is batch.ids:
+        return batch
+    return replace(batch, ids=ids, integer_ids=sum(type(value) is int for value in batch.ids))
 
 
 def _reject(
