@@ -216,17 +216,26 @@ class Plan:
     def mine_record(self, cell: Cell) -> Path:
         return self.cell_directory(cell) / ".mine" / f"{cell.mine}.json"
 
-    def check_record(self, dataset: str) -> Path:
-        """Return the record of the check of a data set's files."""
-        record = check_record(self.results, self.datasets[dataset], VERSION["data"])
-        return self._valid(record)
+    @cached_property
+    def checks(self) -> dict[str, Path]:
+        """Data set → the record of the check of its files."""
+        return {
+            name: self._valid(check_record(self.results, dataset, VERSION["data"]))
+            for name, dataset in self.datasets.items()
+        }
 
-    def check_records(self, encoding: Encoding) -> list[Path]:
+    @cached_property
+    def _users(self) -> dict[tuple[str, str], dict[str, None]]:
+        """(encoder, texts) → the data sets that use the encoding."""
+        users: dict[tuple[str, str], dict[str, None]] = {}
+        for cell in self.cells.values():
+            for encoding in (cell.corpus, cell.queries):
+                users.setdefault((encoding.encoder, encoding.texts), {})[cell.dataset] = None
+        return users
+
+    def checks_before(self, encoding: Encoding) -> list[Path]:
         """Return the checks that come before an encoding: those of the data sets that use it."""
-        used = [
-            cell.dataset for cell in self.cells.values() if encoding in (cell.corpus, cell.queries)
-        ]
-        return [self.check_record(dataset) for dataset in dict.fromkeys(used)]
+        return [self.checks[name] for name in self._users[encoding.encoder, encoding.texts]]
 
     def track_record(self, cell: Cell) -> Path:
         key = recipe_key(
@@ -299,7 +308,7 @@ class Plan:
     # --- targets ---------------------------------------------------------------------------------
 
     def check_targets(self) -> list[Path]:
-        return [self.check_record(dataset) for dataset in self.datasets]
+        return list(self.checks.values())
 
     def encode_targets(self) -> list[Path]:
         return [self.encoding_manifest(encoding) for encoding in self.encodings.values()]

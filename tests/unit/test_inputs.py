@@ -9,6 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import PROJECT, make_dataset, make_model, write_jsonl
 from trove_steps.config import load_config
@@ -266,6 +268,8 @@ def test_a_data_set_of_ir_datasets(folder, monkeypatch):
     (batch,) = read_records(corpus)
     assert batch.texts == ["wing", "flow", "heat"]
     assert batch.titles == [None, "T", None]
+    Path(corpus).unlink()
+    assert resolved(ir_datasets="toy/test").corpus.paths == (corpus,)
     assert message_of(ir_datasets="toy/gone") == (
         "datasets.d.ir_datasets: ir_datasets knows no data set 'toy/gone'"
     )
@@ -402,6 +406,35 @@ def test_the_same_id_in_two_collections_is_two_documents():
         checked(**options)
     message = message_of(**options, exclude_identical_ids=True)
     assert "exclude_identical_ids: does not go with collections" in message
+
+
+IDS = st.lists(st.sampled_from(["a", "b", "c", "a_aaaa", "b_bbbb"]), unique=True, min_size=1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(IDS, min_size=2, max_size=3), st.data())
+def test_judgments_reach_the_documents_of_their_own_collection(files, data):
+    digests = [letter * 64 for letter in "abc"[: len(files)]]
+    given_ = [{"collections": [number]} for number in range(len(files))]
+    where, end = [], 0
+    for ids in files:
+        end += len(ids)
+        where.append((f"file{len(where)}", end))
+    chunks = [pa.array(ids, pa.string()) for ids in files]
+    found, told = named(
+        pa.chunked_array(chunks), where, digests, [reader_of({})] * len(files), given_
+    )
+    whole = found.to_pylist()
+    assert len(set(whole)) == len(whole)
+    spaces = Namespaces(found, told["files"])
+    for number, ids in enumerate(files):
+        start = where[number][1] - len(ids)
+        asked = data.draw(st.lists(st.sampled_from(ids)))
+        column = pa.chunked_array([pa.array(asked, pa.string())])
+        places = [
+            whole.index(name) for name in spaces.resolve(column, number, "document").to_pylist()
+        ]
+        assert places == [start + ids.index(name) for name in asked]
 
 
 def test_an_id_that_ends_like_a_tag_makes_tags_longer():

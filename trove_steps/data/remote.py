@@ -118,11 +118,14 @@ def ir_datasets_files(name: str, cache: Path) -> dict[str, list[str]]:
     """Return corpus_path, query_path and qrel_path of a data set of ir_datasets, written once."""
     folder = cache / "imported" / recipe_key({"kind": "ir_datasets", "name": name})
     record = folder / "files.json"
-    if not record.exists():
+    if not record.exists() or not all(path.exists() for path in _written(record).values()):
         _in_a_process("ir_datasets", name, str(folder))
-    return {
-        option: [str(folder / file)] for option, file in read_json(record).items() if option != "of"
-    }
+    return {option: [str(path)] for option, path in _written(record).items()}
+
+
+def _written(record: Path) -> dict[str, Path]:
+    files = {option: name for option, name in read_json(record).items() if option != "of"}
+    return {option: record.parent / name for option, name in files.items()}
 
 
 def _in_a_process(*arguments: str) -> str:

@@ -62,7 +62,7 @@ def get_encode_inputs(role):
     def inputs(wildcards):
         encoding = get_encoding(role, wildcards)
         texts = [ancient(link) for link in encoding.links]
-        checks = [ancient(record) for record in PLAN.check_records(encoding)]
+        checks = [ancient(record) for record in PLAN.checks_before(encoding)]
         return {
             "texts": texts,
             "model": ancient(encoding.model.link),
@@ -79,7 +79,7 @@ def get_data_inputs(wildcards):
 
 
 def get_check_record(wildcards):
-    return ancient(PLAN.check_record(wildcards.dataset))
+    return ancient(PLAN.checks[wildcards.dataset])
 
 
 def get_check_flags(wildcards):
