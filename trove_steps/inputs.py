@@ -132,7 +132,7 @@ class Inputs:
 
     def intern_json(self, value) -> Path:
         """Return a file of the cache that holds a JSON value, named by its content."""
-        path = self.cache / "in" / f"{recipe_key({'json': value})}.json"
+        path = self.cache / "data" / f"{recipe_key({'json': value})}.json"
         if not path.exists():
             write_json(path, value)
         return path
