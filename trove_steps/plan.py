@@ -224,6 +224,10 @@ class Plan:
             for name, dataset in self.datasets.items()
         }
 
+    def check_before(self, cell: Cell, record: Path) -> list[Path]:
+        """Return the check that comes before a result of a cell that is not there yet."""
+        return [] if record.exists() else [self.checks[cell.dataset]]
+
     @cached_property
     def _users(self) -> dict[tuple[str, str], dict[str, None]]:
         """(encoder, texts) → the data sets that use the encoding."""
@@ -234,7 +238,13 @@ class Plan:
         return users
 
     def checks_before(self, encoding: Encoding) -> list[Path]:
-        """Return the checks that come before an encoding: those of the data sets that use it."""
+        """Return the checks that come before an encoding: those of the data sets that use it.
+
+        Only an encoding that is not there yet waits for them: snakemake does again what comes after a
+        job that it runs, whatever the age of its files.
+        """
+        if self.encoding_manifest(encoding).exists():
+            return []
         return [self.checks[name] for name in self._users[encoding.encoder, encoding.texts]]
 
     def track_record(self, cell: Cell) -> Path:

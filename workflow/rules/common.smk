@@ -78,8 +78,14 @@ def get_data_inputs(wildcards):
     return [ancient(link) for link in links]
 
 
-def get_check_record(wildcards):
-    return ancient(PLAN.checks[wildcards.dataset])
+def get_check_before(record):
+    """Return an input function for the check before a result; `record` is a method of the plan."""
+
+    def check(wildcards):
+        cell = get_cell(wildcards)
+        return PLAN.check_before(cell, getattr(PLAN, record)(cell))
+
+    return check
 
 
 def get_check_flags(wildcards):

@@ -7,7 +7,7 @@ rule score:
     input:
         unpack(get_ranking("evaluation")),
         qrels=get_qrels,
-        check=get_check_record,
+        check=get_check_before("score_record"),
     output:
         record=RESULTS / "{dataset}/{model}/.evaluate/{key}.json",
     log:

@@ -7,7 +7,7 @@ rule mine_negatives:
     input:
         unpack(get_ranking("mining")),
         qrels=get_qrels,
-        check=get_check_record,
+        check=get_check_before("mine_record"),
     output:
         record=RESULTS / "{dataset}/{model}/.mine/{key}.json",
     log:
