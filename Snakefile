@@ -2,7 +2,7 @@
 
 snakemake                              what config/config.yaml asks for
 snakemake --configfile my.yaml         what my.yaml asks for, and nothing else
-snakemake evaluate | mine | encode     one task
+snakemake evaluate | mine | encode     one task; snakemake check reads the data only
 """
 
 from snakemake.utils import min_version
@@ -16,6 +16,7 @@ if not workflow.overwrite_configfiles:
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/demo.smk"
+include: "workflow/rules/data.smk"
 include: "workflow/rules/encode.smk"
 include: "workflow/rules/search.smk"
 include: "workflow/rules/evaluate.smk"

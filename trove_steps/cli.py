@@ -9,10 +9,17 @@ from trove_steps.commands import (
     doctor,
     export_run,
     reproduce,
+    show,
 )
 from trove_steps.errors import TroveStepsError
 
-COMMANDS = (certify, doctor, export_run, reproduce,)
+COMMANDS = (
+    certify,
+    doctor,
+    export_run,
+    reproduce,
+    show,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

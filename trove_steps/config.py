@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+from trove_steps.dataset_options import PATH_OPTIONS, check_datasets
 from trove_steps.errors import TroveStepsError
 from trove_steps.formats import OPTIONS, OTHERS, check_format
 from trove_steps.measures import DEFAULT_MEASURES, largest_cutoff, metric_names
@@ -98,6 +99,8 @@ def _check(config: dict, schema: dict) -> None:
         _Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path]
     )
     lines = [line for error in errors for line in _explain(error)]
+    datasets = config.get("datasets") if isinstance(config, dict) else None
+    lines = check_datasets(datasets if isinstance(datasets, dict) else {}, bool(lines)) + lines
     if lines:
         raise TroveStepsError("\n".join(dict.fromkeys(lines)))
 
@@ -276,11 +279,13 @@ def _normalise(config: dict) -> None:
             if option in model:
                 model[option] = os.path.expanduser(model[option])
     for dataset in config.get("datasets", {}).values():
-        for option in ("corpus_path", "query_path", "qrel_path"):
-            if option in dataset:
-                paths = dataset[option]
-                paths = [paths] if isinstance(paths, str) else paths
-                dataset[option] = [os.path.expanduser(path) for path in paths]
+        for collection in (dataset, *dataset.get("collections", [])):
+            for option in (*PATH_OPTIONS, "beir"):
+                if option in collection:
+                    paths = collection[option]
+                    paths = [paths] if isinstance(paths, str) else paths
+                    paths = [os.path.expanduser(path) for path in paths]
+                    collection[option] = paths[0] if option == "beir" else paths
     evaluation = config.get("evaluation")
     if evaluation is not None:
         cutoffs = evaluation["ir_metrics_k_values"]

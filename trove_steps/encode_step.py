@@ -9,6 +9,7 @@ from trove_steps.arguments import (
 )
 from trove_steps.distributed import communicator
 from trove_steps.encoding import Job, run
+from trove_steps.files import read_json
 from trove_steps.model_settings import resolve_settings
 
 
@@ -29,6 +30,13 @@ def encode(role: str, module: str, path_option: str, description: str) -> None:
         nargs="+",
         metavar="DIGEST",
         help="the SHA-256 that the files must have; computed if not given",
+    )
+    parser.add_argument(
+        "--readers",
+        type=Path,
+        metavar="FILE",
+        help="JSON: per file how it is read (id, title, text: names of fields; loader: module:function; "
+        "collections: numbers of those that it belongs to)",
     )
     add_model_arguments(parser, role)
     parser.add_argument(
@@ -81,6 +89,7 @@ def encode(role: str, module: str, path_option: str, description: str) -> None:
         tokens_per_batch=arguments.tokens_per_batch or None,
         dataset=arguments.dataset_name,
         expected_manifest=arguments.manifest,
+        readers=read_json(arguments.readers) if arguments.readers else None,
     )
     with communicator() as comm:
         run(job, comm)

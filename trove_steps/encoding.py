@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from trove_steps.arguments import shown_path
-from trove_steps.data import check_unique_ids, read_records
+from trove_steps.data import named, read_records, reader_of
 from trove_steps.distributed import Comm, pick_device, share_cpu_threads
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import written_atomically
@@ -52,7 +52,8 @@ class Job:
     """One collection to be encoded by one model.
 
     `role` is "corpus" or "queries"; `paths` are its files in order; `digests`, if given, are the
-    SHA-256 that they must have.
+    SHA-256 that they must have; `readers`, if given, say how each is read: fields of `Reader` and
+    "collections", the numbers of the collections that it belongs to.
     """
 
     role: str
@@ -66,6 +67,7 @@ class Job:
     expected_manifest: Path | None = None
     tokens_per_batch: int | None = None
     dataset: str = ""  # for a text format that is a function which takes it
+    readers: list[dict] | None = None
 
     @property
     def encoder_role(self) -> str:
@@ -141,7 +143,7 @@ def run(job: Job, comm: Comm) -> None:
         )
     collection["dim"] = _dimension(store, index)
     digests = collection.pop("digests")
-    texts = texts_recipe(job.role, digests, job.template)
+    texts = texts_recipe(job.role, digests, job.template, job.readers)
     record.cut = measure_cut(store.directory, collection["keys"])
     manifest = write_collection(store, job.role, recipe_key(texts), collection, texts)
     record.seconds["total"] = time.perf_counter() - started
@@ -165,8 +167,9 @@ def _read_collection(job: Job, store: Store, record: Record) -> dict:
     index, form = store.index(), formatter(job.form, job.dataset)
     ids, keys, sources = [], [], []
     pending_ids, pending_keys, pending_texts = [], [], []
-    for path, digest in zip(job.paths, digests, strict=True):
-        for batch in read_records(path, shown_as=shown_path(path), digest=digest):
+    readers = [reader_of(given) for given in job.readers or [{}] * len(job.paths)]
+    for path, digest, reader in zip(job.paths, digests, readers, strict=True):
+        for batch in read_records(path, shown_as=shown_path(path), digest=digest, reader=reader):
             texts = [
                 form(title, text) for title, text in zip(batch.titles, batch.texts, strict=True)
             ]
@@ -179,8 +182,9 @@ def _read_collection(job: Job, store: Store, record: Record) -> dict:
                 pending_texts.append(texts[number])
                 pending_keys.append(block[number])
         sources.append((shown_path(path), sum(map(len, ids))))
-    all_ids = pa.chunked_array(ids, pa.string())
-    check_unique_ids(all_ids, sources)
+    all_ids, namespaces = named(
+        pa.chunked_array(ids, pa.string()), sources, digests, readers, job.readers
+    )
     record.rows = len(all_ids)
     record.seconds["read"] = time.perf_counter() - started
     work = _work_table(pending_ids, pending_keys, pending_texts)
@@ -190,12 +194,13 @@ def _read_collection(job: Job, store: Store, record: Record) -> dict:
         "ids": all_ids,
         "keys": np.concatenate(keys) if keys else np.empty((0, TEXT_KEY_BYTES), np.uint8),
         "digests": digests,
+        "namespaces": namespaces,
         "work": work,
     }
 
 
 def _check_expected(job: Job, store: Store, digests: list[str]) -> None:
-    texts = recipe_key(texts_recipe(job.role, digests, job.template))
+    texts = recipe_key(texts_recipe(job.role, digests, job.template, job.readers))
     computed = manifest_path(job.cache_dir, store.encoder, job.role, texts)
     if job.expected_manifest and Path(job.expected_manifest) != computed:
         raise TroveStepsError(

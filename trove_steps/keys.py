@@ -27,6 +27,7 @@ VERSION = {
     "comparison": 1,
     "summary": 2,
     "track": 1,
+    "data": 1,
 }
 
 
@@ -94,14 +95,18 @@ def cross_encoder_recipe(model_files: dict[str, str], max_len: int) -> dict:
     }
 
 
-def texts_recipe(role: str, digests: list[str], template: str) -> dict:
-    """List what determines a collection's strings: its files' SHA-256 in order and the text template."""
-    return {
+def texts_recipe(
+    role: str, digests: list[str], template: str | dict, readers: list[dict] | None = None
+) -> dict:
+    """List what determines a collection's strings: its files' SHA-256 in order, how each of them is
+    read where that is not the plain way, and the text template."""
+    recipe = {
         "kind": role,
         "version": VERSION["texts"],
         "files": digests,
         "template": template,
     }
+    return {**recipe, "readers": readers} if readers and any(readers) else recipe
 
 
 def search_recipe(

@@ -119,7 +119,7 @@ def run(arguments, comm: Comm) -> None:
     clear(folder)
     files = [write_negatives(folder, mined.negatives, arguments.output_qrel_format)]
     training, counts = write_training_files(
-        folder, mined, inputs, arguments, arguments.num_negatives
+        folder, mined, inputs, arguments.training_formats, arguments.num_negatives
     )
     files += training + write_findings(folder, mined, counts)
     write_record(

@@ -50,7 +50,7 @@ def run(arguments, comm: Comm) -> None:
     clear(folder)
     files = _write_qrels(folder, mined, inputs, arguments)
     training, counts = write_training_files(
-        folder, mined, inputs, arguments, selection.wanted(arguments.search_topk)
+        folder, mined, inputs, arguments.training_formats, selection.wanted(arguments.search_topk)
     )
     files += training + write_findings(folder, mined, counts)
     write_record(
@@ -76,9 +76,7 @@ def run(arguments, comm: Comm) -> None:
 def _write_qrels(folder: Path, mined: Mined, inputs: MiningInputs, arguments) -> list[Path]:
     if not arguments.split_by_file:
         return [write_negatives(folder, mined.negatives, arguments.output_qrel_format)]
-    ranking = inputs.ranking
-    query_files = file_numbers(arguments.query_path, len(ranking))
-    corpus_files = file_numbers(arguments.corpus_path, len(ranking.doc_ids))
+    query_files, corpus_files = file_numbers(inputs.queries), file_numbers(inputs.documents)
     return write_by_file(
         folder,
         mined,

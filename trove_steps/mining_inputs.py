@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from trove_steps.arguments import shown_path
 from trove_steps.config import load_schema
-from trove_steps.data import read_qrels, read_records
+from trove_steps.data import read_records, reader_of
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
+from trove_steps.judging import add_collections_argument, read_judgments
 from trove_steps.ranking import Ranking
 from trove_steps.search import open_search
 from trove_steps.store import manifest_path
@@ -40,6 +41,7 @@ def add_candidate_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="DIGEST",
             help=f"the SHA-256 that the files of {what} must have",
         )
+    add_collections_argument(parser)
     parser.add_argument("--search-topk", type=int, default=100, help=described("search_topk"))
     parser.add_argument(
         "--keep-annotated",
@@ -61,6 +63,42 @@ def described(option: str) -> str:
 
 
 @dataclass(frozen=True)
+class SourceFiles:
+    """The files of a collection that was encoded.
+
+    Attributes:
+        paths: in order; empty where none were named.
+        records: how many records they hold together.
+        digests: the SHA-256 that they must have, or None.
+        readers: how each is read (see `trove_steps.encoding.Job`); empty: in the plain way.
+    """
+
+    paths: Sequence[Path]
+    records: int
+    digests: Sequence[str] | None = None
+    readers: Sequence[dict] = ()
+
+    def batches(self):
+        """Yield (number of the file, batch of its records). Raises TroveStepsError as `read_records`,
+        and if there are not as many records as were encoded."""
+        found = 0
+        for number, path in enumerate(self.paths):
+            digest = self.digests[number] if self.digests else None
+            reader = reader_of(self.readers[number] if self.readers else {})
+            for batch in read_records(
+                path, shown_as=shown_path(path), digest=digest, reader=reader
+            ):
+                found += len(batch.ids)
+                yield number, batch
+        if found != self.records:
+            shown = ", ".join(map(shown_path, self.paths))
+            raise TroveStepsError(
+                f"{shown}: {found:,} records, but {self.records:,} were searched: name the files that "
+                "were encoded"
+            )
+
+
+@dataclass(frozen=True)
 class MiningInputs:
     """A ranking and what is known about its queries and documents.
 
@@ -68,11 +106,14 @@ class MiningInputs:
         ranking: of the search.
         qrels: as `read_qrels` returns them, or None.
         knowledge: the keyword arguments of `mine` that hold evidence: texts and vectors.
+        queries, documents: the files that hold their texts.
     """
 
     ranking: Ranking
     qrels: pa.Table | None
     knowledge: dict
+    queries: SourceFiles | None = None
+    documents: SourceFiles | None = None
 
 
 def read_inputs(arguments: argparse.Namespace) -> MiningInputs:
@@ -81,15 +122,29 @@ def read_inputs(arguments: argparse.Namespace) -> MiningInputs:
     knowledge = {"query_vectors": queries, "doc_vectors": documents}
     qrels = None
     if arguments.qrel_path:
-        qrels = read_qrels(
-            arguments.qrel_path,
-            shown_as=[shown_path(path) for path in arguments.qrel_path],
-            digests=arguments.qrel_sha256,
-        )
+        qrels = read_judgments(arguments)
         knowledge["texts"] = _texts(arguments)
         drop = not (arguments.keep_text_twins or arguments.keep_annotated)
         knowledge["drop_text_twins"] = drop
-    return MiningInputs(ranking, qrels, knowledge)
+    return MiningInputs(
+        ranking,
+        qrels,
+        knowledge,
+        queries=_files(arguments, "query", len(ranking)),
+        documents=_files(arguments, "corpus", len(ranking.doc_ids)),
+    )
+
+
+def _manifest(arguments: argparse.Namespace, role: str) -> Path:
+    names = read_json(arguments.search)["recipe"][role]
+    return manifest_path(arguments.encoding_cache_dir, names["encoder"], role, names["texts"])
+
+
+def _files(arguments: argparse.Namespace, option: str, records: int) -> SourceFiles:
+    role = {"query": "queries"}.get(option, option)
+    paths = getattr(arguments, f"{option}_path")
+    readers = read_json(_manifest(arguments, role))["recipe"].get("readers", [])
+    return SourceFiles(paths, records, getattr(arguments, f"{option}_sha256"), readers)
 
 
 def _texts(arguments: argparse.Namespace) -> np.ndarray:
@@ -98,10 +153,7 @@ def _texts(arguments: argparse.Namespace) -> np.ndarray:
     These are 8 bytes of the text's SHA-256: two texts in 10 million share them with a chance of
     about one in 400,000.
     """
-    corpus = read_json(arguments.search)["recipe"]["corpus"]
-    manifest = manifest_path(
-        arguments.encoding_cache_dir, corpus["encoder"], "corpus", corpus["texts"]
-    )
+    manifest = _manifest(arguments, "corpus")
     rows = pa.ipc.open_file(pa.memory_map(str(manifest.with_suffix(".rows.arrow")))).read_all()
     column = rows["key"].combine_chunks()
     column = column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
@@ -121,47 +173,27 @@ class Texts:
         return f"{(self.titles[row] or '').strip()} {self.texts[row].strip()}".strip()
 
 
-def read_texts(
-    paths: Sequence[Path], digests: Sequence[str] | None, rows: np.ndarray, total: int
-) -> Texts:
-    """Read the texts of some rows of a collection; the others are passed over.
+def read_texts(files: SourceFiles, rows: np.ndarray) -> Texts:
+    """Read the texts of some rows of a collection, int64[m] ascending; the others are passed over.
 
-    Args:
-        paths: the files of the collection, in order.
-        digests: the SHA-256 that they must have, or None.
-        rows: int64[m], ascending row numbers.
-        total: how many records the collection has.
-
-    Raises:
-        TroveStepsError: the files are missing, or do not hold ``total`` records.
+    Raises TroveStepsError where no files are named, and as `SourceFiles.batches`.
     """
-    if not paths:
+    if not files.paths:
         raise TroveStepsError(
             "texts are needed, but no files of them are given: add --corpus-path and --query-path"
         )
     titles, texts, start = {}, {}, 0
-    for path, digest in zip(paths, digests or [None] * len(paths), strict=True):
-        for batch in read_records(path, shown_as=shown_path(path), digest=digest):
-            end = start + len(batch.ids)
-            for row in rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)].tolist():
-                titles[row], texts[row] = batch.titles[row - start], batch.texts[row - start]
-            start = end
-    _check_total(start, total, paths)
+    for _, batch in files.batches():
+        end = start + len(batch.ids)
+        for row in rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)].tolist():
+            titles[row], texts[row] = batch.titles[row - start], batch.texts[row - start]
+        start = end
     return Texts(titles, texts)
 
 
-def file_numbers(paths: Sequence[Path], total: int) -> np.ndarray:
-    """Return int64[total]: in which of the files each record of a collection is."""
-    if len(paths) == 1:
-        return np.zeros(total, np.int64)
-    counts = [sum(len(batch.ids) for batch in read_records(path)) for path in paths]
-    _check_total(sum(counts), total, paths)
-    return np.repeat(np.arange(len(paths)), counts)
-
-
-def _check_total(found: int, total: int, paths: Sequence[Path]) -> None:
-    if found != total:
-        shown = ", ".join(map(shown_path, paths))
-        raise TroveStepsError(
-            f"{shown}: {found:,} records, but {total:,} were searched: name the files that were encoded"
-        )
+def file_numbers(files: SourceFiles) -> np.ndarray:
+    """Return int64[records]: in which of the files each record of a collection is."""
+    if len(files.paths) == 1:
+        return np.zeros(files.records, np.int64)
+    parts = [np.full(len(batch.ids), number) for number, batch in files.batches()]
+    return np.concatenate([np.empty(0, np.int64), *parts])

@@ -12,12 +12,14 @@ from functools import cached_property
 from pathlib import Path
 
 from trove_steps.arguments import model_flags
-from trove_steps.config import check_file, load_config, section_defaults
+from trove_steps.config import load_config, section_defaults
 from trove_steps.data import most_annotated, read_qrels
+from trove_steps.data.collections import Files, merge_collections
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json, write_json
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.formats import OPTIONS, choose_format, format_recipe, takes_dataset
+from trove_steps.inputs import Dataset, Inputs, QrelFiles, check_record, configured_paths
 from trove_steps.keys import (
     VERSION,
     cross_encoder_recipe,
@@ -42,7 +44,6 @@ from trove_steps.selection import (
 from trove_steps.store import manifest_path
 
 ROLES = {"corpus": "passage", "queries": "query"}
-PATH_OPTION = {"corpus": "corpus_path", "queries": "query_path"}
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Encoding:
     links: tuple[Path, ...]
     form: str
     dataset: str = ""
+    readers: tuple[dict, ...] = field(default=(), compare=False)  # the key `texts` covers them
 
     @cached_property
     def template(self) -> str | dict:
@@ -95,7 +97,8 @@ class Encoding:
 
     @cached_property
     def texts(self) -> str:
-        return recipe_key(texts_recipe(self.role, list(self.digests), self.template))
+        recipe = texts_recipe(self.role, list(self.digests), self.template, list(self.readers))
+        return recipe_key(recipe)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -110,8 +113,7 @@ class Cell:
     model: str
     corpus: Encoding
     queries: Encoding
-    qrel_digests: tuple[str, ...]
-    qrel_links: tuple[Path, ...]
+    data: Dataset = field(compare=False)
     search: str
     needs: dict[str, int] = field(compare=False)  # task → depth of the ranking
     score: str | None
@@ -136,7 +138,7 @@ class Plan:
         self.tasks = [task for task in ("evaluation", "mining") if task in self.config]
         self.fingerprints = Fingerprints(self.cache)
         self.produced = produced
-        self._interned: dict[tuple[str, ...], tuple] = {}
+        self.inputs = Inputs(self.fingerprints)
         if not self.missing:
             _ = self.cells
 
@@ -188,8 +190,21 @@ class Plan:
         return {name: self._model(name) for name in dict.fromkeys(m for _, m in self.pairs)}
 
     @cached_property
+    def datasets(self) -> dict[str, Dataset]:
+        """The data sets that are used, resolved to files."""
+        found, lines = {}, []
+        for name in dict.fromkeys(dataset for dataset, _ in self.pairs):
+            try:
+                found[name] = self.inputs.dataset(name, self.config["datasets"][name])
+            except TroveStepsError as error:
+                lines.append(str(error))
+        if lines:
+            raise TroveStepsError("\n".join(lines))
+        return found
+
+    @cached_property
     def cells(self) -> dict[tuple[str, str], Cell]:
-        self._check_inputs()
+        _ = self.datasets
         return {(d, m): self._cell(d, self.models[m]) for d, m in self.pairs}
 
     @cached_property
@@ -240,6 +255,37 @@ class Plan:
 
     def mine_record(self, cell: Cell) -> Path:
         return self.cell_directory(cell) / ".mine" / f"{cell.mine}.json"
+
+    @cached_property
+    def checks(self) -> dict[str, Path]:
+        """Data set → the record of the check of its files."""
+        return {
+            name: self._valid(check_record(self.results, dataset, VERSION["data"]))
+            for name, dataset in self.datasets.items()
+        }
+
+    def check_before(self, cell: Cell, record: Path) -> list[Path]:
+        """Return the check that comes before a result of a cell that is not there yet."""
+        return [] if record.exists() else [self.checks[cell.dataset]]
+
+    @cached_property
+    def _users(self) -> dict[tuple[str, str], dict[str, None]]:
+        """(encoder, texts) → the data sets that use the encoding."""
+        users: dict[tuple[str, str], dict[str, None]] = {}
+        for cell in self.cells.values():
+            for encoding in (cell.corpus, cell.queries):
+                users.setdefault((encoding.encoder, encoding.texts), {})[cell.dataset] = None
+        return users
+
+    def checks_before(self, encoding: Encoding) -> list[Path]:
+        """Return the checks that come before an encoding: those of the data sets that use it.
+
+        Only an encoding that is not there yet waits for them: snakemake does again what comes after a
+        job that it runs, whatever the age of its files.
+        """
+        if self.encoding_manifest(encoding).exists():
+            return []
+        return [self.checks[name] for name in self._users[encoding.encoder, encoding.texts]]
 
     def track_record(self, cell: Cell) -> Path:
         key = recipe_key(
@@ -325,6 +371,21 @@ class Plan:
         name = [f"--dataset-name={encoding.dataset}"] if encoding.dataset else []
         return model_flags(given, encoding.role) + name
 
+    def reader_flags(self, encoding: Encoding) -> list[str]:
+        """Return how the files of an encoding are read, as flags of an encode step."""
+        if not any(encoding.readers):
+            return []
+        return ["--readers", str(self.inputs.intern_json(list(encoding.readers)))]
+
+    def qrel_flags(self, cell: Cell) -> list[str]:
+        """Return how the judgments are filtered and merged, as flags of the score and mine steps."""
+        collections = cell.data.qrels.collections
+        return ["--collections", str(self.inputs.intern_json(collections))] if collections else []
+
+    def check_flags(self, dataset: str) -> list[str]:
+        """Return what is checked of a data set, as flags of the check_data step."""
+        return ["--data", str(self.inputs.intern_json(self.datasets[dataset].description))]
+
     def search_flags(self, search: str) -> list[str]:
         """Return the rules of a search as flags of the search step."""
         cell = self.searches[search]
@@ -364,13 +425,13 @@ class Plan:
         """Return the files of a data set, with their digests, as flags of the steps of mining."""
         flags = []
         for option, links, digests in (
-            ("qrel", cell.qrel_links, cell.qrel_digests),
+            ("qrel", cell.data.qrels.links, cell.data.qrels.digests),
             ("corpus", cell.corpus.links, cell.corpus.digests),
             ("query", cell.queries.links, cell.queries.digests),
         ):
             if links:
                 flags += [f"--{option}-path", *map(str, links), f"--{option}-sha256", *digests]
-        return flags
+        return flags + self.qrel_flags(cell)
 
     @property
     def comparison_settings(self) -> str:
@@ -383,6 +444,9 @@ class Plan:
         return json.dumps(self.evaluation["wandb"], sort_keys=True)
 
     # --- targets ---------------------------------------------------------------------------------
+
+    def check_targets(self) -> list[Path]:
+        return list(self.checks.values())
 
     def encode_targets(self) -> list[Path]:
         return [self.encoding_manifest(encoding) for encoding in self.encodings.values()]
@@ -429,37 +493,11 @@ class Plan:
 
     def _input_paths(self):
         for name in dict.fromkeys(dataset for dataset, _ in self.pairs):
-            dataset = self.config["datasets"][name]
-            for option in ("corpus_path", "query_path", "qrel_path"):
-                yield from dataset.get(option, [])
+            yield from configured_paths(self.config["datasets"][name])
         for name in dict.fromkeys(model for _, model in self.pairs):
             for option in ("model_name_or_path", "query_model_name_or_path"):
                 if option in self.config["models"][name]:
                     yield self.config["models"][name][option]
-
-    def _check_inputs(self) -> None:
-        lines = []
-        for name in dict.fromkeys(dataset for dataset, _ in self.pairs):
-            dataset = self.config["datasets"][name]
-            for option in ("corpus_path", "query_path", "qrel_path"):
-                paths = dataset.get(option, [])
-                for position, path in enumerate(paths):
-                    suffix = f"[{position}]" if len(paths) > 1 else ""
-                    try:
-                        check_file(path, f"datasets.{name}.{option}{suffix}")
-                    except TroveStepsError as error:
-                        lines.append(str(error))
-        if lines:
-            raise TroveStepsError("\n".join(lines))
-
-    def _intern(self, paths: list[str]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
-        """Return the digests and the links of some files; each list is looked at once per plan."""
-        found = self._interned.get(tuple(paths))
-        if found is None:
-            digests = tuple(map(self.fingerprints.file, paths))
-            found = digests, tuple(map(self.fingerprints.intern, paths, digests))
-            self._interned[tuple(paths)] = found
-        return found
 
     def _model(self, name: str) -> Model:
         given = self.config["models"][name]
@@ -478,18 +516,26 @@ class Plan:
         return Model(name, folder, files, settings, link)
 
     def _encoding(self, role: str, dataset: str, model: Model) -> Encoding:
-        digests, links = self._intern(self.config["datasets"][dataset][PATH_OPTION[role]])
+        files = getattr(self.datasets[dataset], role)
         model = (model.query or model) if role == "queries" else model
         option = OPTIONS[ROLES[role]]
         given = self.config["models"][model.name].get(option)
         form = choose_format(given, dataset) or getattr(model.settings, option)
-        return Encoding(role, model, digests, links, form, dataset if takes_dataset(form) else "")
+        return Encoding(
+            role=role,
+            model=model,
+            digests=files.digests,
+            links=files.links,
+            form=form,
+            dataset=dataset if takes_dataset(form) else "",
+            readers=files.readers,
+        )
 
     def _cell(self, dataset: str, model: Model) -> Cell:
         options = self.config["datasets"][dataset]
         corpus = self._encoding("corpus", dataset, model)
         queries = self._encoding("queries", dataset, model)
-        qrel_digests, qrel_links = self._intern(options.get("qrel_path", []))
+        data = self.datasets[dataset]
         search = recipe_key(
             search_recipe(
                 queries.identity,
@@ -507,7 +553,7 @@ class Plan:
             evaluation["measures"] = self.evaluation["measures"]
         scorer = self.cross_encoder.key if self.cross_encoder else None
         mining = mining_recipe(self.mining, scorer)
-        shared = {"search": search, "qrels": list(qrel_digests)}
+        shared = {"search": search, "qrels": data.qrels.identity}
         score = recipe_key(
             {"kind": "score", "version": VERSION["score"], **shared, "options": evaluation}
         )
@@ -519,17 +565,16 @@ class Plan:
             **shared,
         }
         rescore["options"] = candidate_recipe(self.mining)
-        self._check_mining(dataset, bool(qrel_digests))
+        self._check_mining(dataset, bool(data.qrels.digests))
         return Cell(
             dataset=dataset,
             model=model.name,
             corpus=corpus,
             queries=queries,
-            qrel_digests=qrel_digests,
-            qrel_links=qrel_links,
+            data=data,
             search=search,
-            needs=self._needs(qrel_digests, qrel_links, options.get("qrel_path", [])),
-            score=score if qrel_digests else None,
+            needs=self._needs(data.qrels),
+            score=score if data.qrels.digests else None,
             mine=mine,
             rescore=recipe_key(rescore) if scorer else None,
             evaluation=evaluation,
@@ -557,27 +602,27 @@ class Plan:
         names = self.evaluation["measures"] or metric_names(DEFAULT_MEASURES, k_values)
         return self.evaluation["search_topk"] or largest_cutoff(names, k_values)
 
-    def _needs(self, digests, links, shown) -> dict[str, int]:
+    def _needs(self, qrels: QrelFiles) -> dict[str, int]:
         """Return how deep each task of a cell needs the search to go."""
         needs = {}
-        if "evaluation" in self.tasks and digests:
+        if "evaluation" in self.tasks and qrels.digests:
             needs["evaluation"] = self._evaluation_depth
         if "mining" in self.tasks:
-            annotated = self._most_annotated(digests, links, shown)
-            twins = drops_twins(self.mining, bool(digests))
+            annotated = self._most_annotated(qrels)
+            twins = drops_twins(self.mining, bool(qrels.digests))
             depth = selection_of(self.mining).depth(self.mining["search_topk"], annotated, twins)
             needs["mining"] = round_up(depth)
         return needs
 
-    def _most_annotated(self, digests, links, shown) -> int:
+    def _most_annotated(self, qrels: QrelFiles) -> int:
         """Return the largest number of annotated documents of a query, remembered by content."""
-        if not digests or not self.mining["no_annot_in_mined_hn"]:
+        if not qrels.digests or not self.mining["no_annot_in_mined_hn"]:
             return 0
-        memo = self.cache / "fingerprints" / f"qrels-{recipe_key({'files': list(digests)})}.json"
+        memo = self.cache / "fingerprints" / f"qrels-{recipe_key({'files': qrels.identity})}.json"
         try:
             return read_json(memo)["most_annotated"]
         except (TroveStepsError, KeyError, TypeError):
-            found = most_annotated(read_qrels(list(links), shown_as=list(shown)))
+            found = most_annotated(_judgments(qrels))
             with contextlib.suppress(TroveStepsError):
                 write_json(memo, {"most_annotated": found})
             return found
@@ -593,6 +638,14 @@ class Plan:
                     f"removed so that they are made again ({error}): check its permissions"
                 ) from None
         return record
+
+
+def _judgments(qrels: QrelFiles):
+    """Return the judgments that mining leaves out, or somewhat more, where collections overlap."""
+    if qrels.collections is None:
+        return read_qrels(qrels.links, shown_as=qrels.paths)
+    files = Files(qrels.links, qrels.paths)
+    return merge_collections(qrels.collections, files, keep_apart=True).table
 
 
 def round_up(depth: int) -> int:

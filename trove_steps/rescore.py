@@ -60,15 +60,8 @@ def run(arguments, comm: Comm) -> None:
     started = time.perf_counter()
     inputs = read_inputs(arguments)
     queries, docs = candidate_pairs(inputs, arguments)
-    asked = read_texts(
-        arguments.query_path, arguments.query_sha256, np.unique(queries), len(inputs.ranking)
-    )
-    found = read_texts(
-        arguments.corpus_path,
-        arguments.corpus_sha256,
-        np.unique(docs),
-        len(inputs.ranking.doc_ids),
-    )
+    asked = read_texts(inputs.queries, np.unique(queries))
+    found = read_texts(inputs.documents, np.unique(docs))
     questions = [asked.joined(row) for row in queries.tolist()]
     passages = [found.joined(row) for row in docs.tolist()]
     keys = b"".join(map(pair_key, questions, passages))

@@ -9,10 +9,10 @@ out; judged queries without results count as 0.
 import time
 from pathlib import Path
 
-from trove_steps.arguments import run_step, shown_path, step_parser
-from trove_steps.data import read_qrels
+from trove_steps.arguments import run_step, step_parser
 from trove_steps.distributed import Comm, communicator
 from trove_steps.files import read_json, write_json, written_atomically
+from trove_steps.judging import add_collections_argument, read_judgments
 from trove_steps.measures import DEFAULT_MEASURES
 from trove_steps.metrics import evaluate
 from trove_steps.progress import report
@@ -29,11 +29,7 @@ def run(arguments, comm: Comm) -> None:
 
     started = time.perf_counter()
     ranking = read_ranking(arguments.search, arguments.encoding_cache_dir).head(arguments.depth)
-    qrels = read_qrels(
-        arguments.qrel_path,
-        shown_as=[shown_path(path) for path in arguments.qrel_path],
-        digests=arguments.sha256,
-    )
+    qrels = read_judgments(arguments)
     evaluation = evaluate(
         ranking,
         qrels,
@@ -56,7 +52,7 @@ def run(arguments, comm: Comm) -> None:
         [metrics, per_query, trec],
         cell=arguments.name,
         search=read_json(arguments.search)["recipe"],
-        qrels=arguments.sha256,
+        qrels=arguments.qrel_sha256,
         depth=arguments.depth,
         k_values=arguments.ir_metrics_k_values,
         relevance_threshold=arguments.ir_metrics_relevance_threshold,
@@ -80,8 +76,9 @@ def main() -> None:
         "--qrel-path", nargs="+", type=Path, required=True, metavar="FILE", help="the judgments"
     )
     parser.add_argument(
-        "--sha256", nargs="+", metavar="DIGEST", help="the SHA-256 that the judgments must have"
+        "--qrel-sha256", nargs="+", metavar="DIGEST", help="the SHA-256 that they must have"
     )
+    add_collections_argument(parser)
     parser.add_argument(
         "--encoding-cache-dir", type=Path, default=Path("cache"), help="where the search was made"
     )

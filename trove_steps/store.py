@@ -237,6 +237,7 @@ def write_collection(store: Store, role: str, texts: str, collection: dict, reci
             "rows": len(keys),
             "dim": collection["dim"],
             "keys_sha256": hashlib.sha256(keys.tobytes()).hexdigest(),
+            **collection.get("namespaces", {}),
         },
     )
     return path

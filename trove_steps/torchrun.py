@@ -66,7 +66,12 @@ def _how_it_ended(status: int) -> str:
     if status >= 0:
         return f"ended with status {status}"
     name = signal.Signals(-status).name
-    cause = " (did the memory run out?)" if name == "SIGKILL" else ""
+    causes = {
+        "SIGKILL": " (did the memory run out?)",
+        # What reading a mapped file behind its end does; nothing in the process can prevent it.
+        "SIGBUS": " (was an input or a file of the cache cut off while it was read, or is the disk full?)",
+    }
+    cause = causes.get(name, "")
     return f"was ended by {name}{cause}; {START_AGAIN}"
 
 

@@ -45,9 +45,9 @@ class Collections:
 
 
 def write_training_files(
-    folder: Path, mined: Mined, inputs: MiningInputs, arguments, wanted: int
+    folder: Path, mined: Mined, inputs: MiningInputs, formats: list[str], wanted: int
 ) -> tuple[list[Path], dict[str, int]]:
-    """Write the files that ``arguments.training_formats`` names.
+    """Write the files that ``formats`` names.
 
     A query without a positive in the corpus, or without a negative, is in none of them; one with
     fewer than ``wanted`` negatives is not in n-tuple, whose rows all have as many columns.
@@ -55,7 +55,7 @@ def write_training_files(
     Returns:
         The paths, and counts: per format ``num_FORMAT_rows``, and ``num_training_queries``.
     """
-    if not arguments.training_formats:
+    if not formats:
         return [], {}
     if inputs.qrels is None:
         raise TroveStepsError("training files hold positives: name the judgments (--qrel-path)")
@@ -63,17 +63,12 @@ def write_training_files(
     queries = np.array([example.query for example in examples], np.int64)
     documents = [row for e in examples for row in (*e.positives, *e.negatives)]
     collections = Collections(
-        read_texts(arguments.query_path, arguments.query_sha256, queries, len(inputs.ranking)),
-        read_texts(
-            arguments.corpus_path,
-            arguments.corpus_sha256,
-            np.unique(np.array(documents, np.int64)),
-            len(inputs.ranking.doc_ids),
-        ),
+        read_texts(inputs.queries, queries),
+        read_texts(inputs.documents, np.unique(np.array(documents, np.int64))),
         inputs.ranking.doc_ids,
     )
     paths, counts = [], {"num_training_queries": len(examples)}
-    for name in sorted(arguments.training_formats):
+    for name in sorted(formats):
         file, rows_of = FORMATS[name]
         path = folder / file
         rows = (row for example in examples for row in rows_of(example, collections, wanted))

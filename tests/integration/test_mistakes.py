@@ -71,7 +71,7 @@ def test_a_repeated_id_names_both_lines(workflow):
 
 def test_judgments_of_another_collection(workflow):
     (workflow.folder / "data" / "qrels.tsv").write_text("x1\td1\t1\n")
-    fails_with(workflow, "none of the 12 searched queries")
+    fails_with(workflow, "none of the 1 queries that the judgments name exists")
 
 
 def test_named_targets_and_lists_of_files(workflow):

@@ -50,6 +50,7 @@ def test_defaults():
         "corpus_path": ["c.jsonl"],
         "query_path": ["q.jsonl"],
         "exclude_identical_ids": False,
+        "strict": False,
     }
     # What a model's files say outranks a default: nothing is filled in here.
     assert config["models"]["minilm"] == {"model_name_or_path": "model"}

@@ -1,7 +1,7 @@
 """Training files: rows by hand, and the libraries that train on them."""
 
-import json
 from types import SimpleNamespace
+import json
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.conftest import make_dataset, write_jsonl
 from tests.unit.rankings import make_qrels, make_ranking, read_qrels
 from trove_steps.errors import TroveStepsError
 from trove_steps.mining import mine
-from trove_steps.mining_inputs import MiningInputs, file_numbers, read_texts
+from trove_steps.mining_inputs import MiningInputs, SourceFiles, file_numbers, read_texts
 from trove_steps.training_files import FORMATS, write_training_files
 
 CORPUS = [
@@ -34,16 +34,14 @@ def written(tmp_path):
     }
     ranking = make_ranking(results, ["a", "b", "c", "d"])
     qrels = make_qrels({"x": {"a": 1, "d": 2, "absent": 1}, "y": {"b": 1}, "z": {"absent": 1}})
-    arguments = SimpleNamespace(
-        training_formats=list(FORMATS),
-        query_path=[queries],
-        query_sha256=None,
-        corpus_path=[corpus],
-        corpus_sha256=None,
-    )
+    formats = list(FORMATS)
+    files = {
+        "queries": SourceFiles([queries], records=len(ranking)),
+        "documents": SourceFiles([corpus], records=len(ranking.doc_ids)),
+    }
     mined = mine(ranking, qrels, 2)
-    inputs = MiningInputs(ranking, qrels, {})
-    paths, counts = write_training_files(tmp_path, mined, inputs, arguments, 2)
+    inputs = MiningInputs(ranking, qrels, {}, **files)
+    paths, counts = write_training_files(tmp_path, mined, inputs, formats, 2)
     assert sorted(path.name for path in paths) == sorted(file for file, _ in FORMATS.values())
     return tmp_path, counts
 
@@ -122,33 +120,32 @@ def test_positives_are_never_negatives(tmp_path):
     queries = write_jsonl(tmp_path / "queries.jsonl", QUERIES[:1])
     ranking = make_ranking({"x": {"a": 0.9, "b": 0.8, "c": 0.7}}, ["a", "b", "c", "d"])
     qrels = make_qrels({"x": {"a": 1, "b": 0}})
-    arguments = SimpleNamespace(
-        training_formats=["triplet"],
-        query_path=[queries],
-        query_sha256=None,
-        corpus_path=[corpus],
-        corpus_sha256=None,
-    )
+    formats = ["triplet"]
+    files = {
+        "queries": SourceFiles([queries], records=len(ranking)),
+        "documents": SourceFiles([corpus], records=len(ranking.doc_ids)),
+    }
     mined = mine(ranking, qrels, 2, no_annot_in_mined_hn=False)
-    write_training_files(tmp_path, mined, MiningInputs(ranking, qrels, {}), arguments, 2)
+    write_training_files(tmp_path, mined, MiningInputs(ranking, qrels, {}, **files), formats, 2)
     assert rows(tmp_path / "triplet.parquet") == [("what", "A first", "second")]
     with pytest.raises(TroveStepsError, match="name the judgments"):
-        write_training_files(tmp_path, mined, MiningInputs(ranking, None, {}), arguments, 2)
+        write_training_files(tmp_path, mined, MiningInputs(ranking, None, {}, **files), formats, 2)
 
 
 def test_texts_of_several_files(tmp_path):
     first = write_jsonl(tmp_path / "1.jsonl", CORPUS[:3])
     second = write_jsonl(tmp_path / "2.jsonl", CORPUS[3:])
-    texts = read_texts([first, second], None, np.array([0, 3]), 4)
+    files = SourceFiles([first, second], records=4)
+    texts = read_texts(files, np.array([0, 3]))
     assert texts.texts == {0: " first ", 3: "fourth é"}
     assert texts.joined(0) == "A first"
-    assert file_numbers([first, second], 4).tolist() == [0, 0, 0, 1]
+    assert file_numbers(files).tolist() == [0, 0, 0, 1]
     with pytest.raises(TroveStepsError, match="3 records, but 4 were searched"):
-        read_texts([first], None, np.array([0]), 4)
+        read_texts(SourceFiles([first], records=4), np.array([0]))
     with pytest.raises(TroveStepsError, match="name the files that were encoded"):
-        file_numbers([first, second], 5)
+        file_numbers(SourceFiles([first, second], records=5))
     with pytest.raises(TroveStepsError, match="add --corpus-path and --query-path"):
-        read_texts([], None, np.array([0]), 4)
+        read_texts(SourceFiles([], records=4), np.array([0]))
 
 
 @pytest.fixture
@@ -164,15 +161,13 @@ def trained_on(tmp_path, tiny_model):
     }
     ranking = make_ranking(results, names)
     qrels = read_qrels(data / "qrels.tsv")
-    arguments = SimpleNamespace(
-        training_formats=list(FORMATS),
-        query_path=[data / "queries.jsonl"],
-        query_sha256=None,
-        corpus_path=[data / "corpus.jsonl"],
-        corpus_sha256=None,
-    )
-    inputs = MiningInputs(ranking, qrels, {})
-    write_training_files(tmp_path, mine(ranking, qrels, 4), inputs, arguments, 4)
+    formats = list(FORMATS)
+    files = {
+        "queries": SourceFiles([data / "queries.jsonl"], records=len(ranking)),
+        "documents": SourceFiles([data / "corpus.jsonl"], records=len(ranking.doc_ids)),
+    }
+    inputs = MiningInputs(ranking, qrels, {}, **files)
+    write_training_files(tmp_path, mine(ranking, qrels, 4), inputs, formats, 4)
     from sentence_transformers.models import Pooling, Transformer
 
     body = Transformer(str(tiny_model), max_seq_length=32)

@@ -1,8 +1,9 @@
 """Reading collections and relevance judgments: every common format, detected by content."""
 
 from trove_steps.data.ids import check_unique_ids
+from trove_steps.data.namespaces import named
 from trove_steps.data.qrels import QrelsInfo, load_qrels, most_annotated, read_qrels
-from trove_steps.data.records import Batch, read_records
+from trove_steps.data.records import Batch, read_records, reader_of
 from trove_steps.data.template import format_text
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "format_text",
     "load_qrels",
     "most_annotated",
+    "named",
     "read_qrels",
     "read_records",
+    "reader_of",
 ]

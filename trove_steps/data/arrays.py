@@ -18,6 +18,15 @@ def from_numpy(values: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
 
 
+def from_booleans(values: np.ndarray) -> pa.BooleanArray:
+    """Return truth values (bool [n]) as an Arrow array."""
+    import numpy as np
+    import pyarrow as pa
+
+    bits = np.packbits(values, bitorder="little")
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(bits)])
+
+
 def to_numpy(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Return numbers without nulls as a numpy array of the same type."""
     import numpy as np

@@ -61,12 +61,12 @@ def shortened(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def check_unique_ids(ids, where: Sequence[tuple[str, int]]) -> None:
+def check_unique_ids(ids, where: Sequence[tuple[str, int]], readers: Sequence = ()) -> None:
     """Raise TroveStepsError, naming both places, if an id occurs twice in a collection.
 
     ids: pyarrow array or chunked array of strings, [n], all files after each other.
     where: (path, number of ids up to the end of this file) per file, in order. The paths are opened
-    once more to find the lines, only if there is a duplicate.
+    once more to find the lines, only if there is a duplicate. readers: how each is read, if not plainly.
     """
     import numpy as np
     import pyarrow as pa
@@ -81,7 +81,7 @@ def check_unique_ids(ids, where: Sequence[tuple[str, int]]) -> None:
     repeated = np.flatnonzero(codes[order[1:]] == codes[order[:-1]])
     second = int(order[repeated + 1].min())
     first = int(np.flatnonzero(codes == codes[second])[0])
-    places = [_place(row, where) for row in (first, second)]
+    places = [_place(row, where, readers) for row in (first, second)]
     raise TroveStepsError(
         f"{places[1]}: the id {shortened(ids[second].as_py())} is already taken at {places[0]}: "
         "ids must be unique within one collection; "
@@ -89,18 +89,18 @@ def check_unique_ids(ids, where: Sequence[tuple[str, int]]) -> None:
     )
 
 
-def _place(row: int, where: Sequence[tuple[str, int]]) -> str:
+def _place(row: int, where: Sequence[tuple[str, int]], readers: Sequence) -> str:
     """Return path:line of a record; where the file can't be read any more, the record's number."""
-    from trove_steps.data.records import read_records
+    from trove_steps.data.records import PLAIN, read_records
 
     start = 0
-    for path, end in where:  # noqa: B007 (the file that holds the row)
+    for file, (path, end) in enumerate(where):  # noqa: B007 (the file that holds the row)
         if row < end:
             break
         start = end
     number = row - start
     with suppress(TroveStepsError):
-        for batch in read_records(path):
+        for batch in read_records(path, reader=readers[file] if readers else PLAIN):
             if number < len(batch.ids):
                 return f"{path}:{batch.lines[number]}"
             number -= len(batch.ids)

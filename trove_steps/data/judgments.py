@@ -181,11 +181,13 @@ def _levelled(record: dict) -> Triplets:
 def _table(source: Source, records: list, numbers: list[int], read: Callable[[dict], Triplets]):
     try:
         parts = [read(record) for record in records]
-        return _columns(*(list(chain.from_iterable(column)) for column in zip(*parts, strict=True)))
+        return judgment_columns(
+            *(list(chain.from_iterable(column)) for column in zip(*parts, strict=True))
+        )
     except (TroveStepsError, KeyError):
         for number, record in zip(numbers, records, strict=True):
             try:
-                _columns(*read(record))
+                judgment_columns(*read(record))
             except TroveStepsError as error:
                 raise TroveStepsError(f"{source.name}:{number}: {error}") from None
             except KeyError as error:
@@ -195,7 +197,7 @@ def _table(source: Source, records: list, numbers: list[int], read: Callable[[di
         raise
 
 
-def _columns(queries: list, docs: list, scores: list):
+def judgment_columns(queries: list, docs: list, scores: list):
     """Return the table of three lists; raise TroveStepsError, without a place, for a bad value."""
     import numpy as np
     import pyarrow as pa

@@ -6,12 +6,14 @@ scores), nested JSON (query → document → score), training files with positiv
 sentence-transformers, MS MARCO), synthetic corpora whose ids carry a level, Parquet and Arrow.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trove_steps.data.arrays import from_numpy, to_numpy
-from trove_steps.data.judgments import json_judgments
+from trove_steps.data.functions import called, load_function
+from trove_steps.data.judgments import json_judgments, judgment_columns
 from trove_steps.data.opening import Source
 from trove_steps.data.triplets import column_judgments, text_judgments
 from trove_steps.errors import TroveStepsError
@@ -52,17 +54,25 @@ def load_qrels(
     *,
     shown_as: Sequence[str] | None = None,
     digests: Sequence[str] | None = None,
+    loader: str | None = None,
+    loader_sha256: str | None = None,
 ):
     """Return (table of `read_qrels`, QrelsInfo).
 
     shown_as: the paths that messages name; digests: the SHA-256 (hex) that the files must have.
+    loader: a function of the user's own, module:function, that takes a path and returns triplets (query,
+    document, score), mappings with qid, docid and score (also lists of docid and score), or a mapping
+    query → document → score; loader_sha256: the SHA-256 that its file must have.
     Raises TroveStepsError with file and line for anything that is not a judgment.
     """
     tables, formats = [], []
     for number, path in enumerate(paths):
         name = shown_as[number] if shown_as else None
         with Source(path, name, digests[number] if digests else None) as source:
-            what, parts = _read_one(source, path)
+            if loader:
+                what, parts = loader, _from_loader(source, path, loader, loader_sha256)
+            else:
+                what, parts = _read_one(source, path)
             if not any(part.num_rows for part in parts):
                 raise TroveStepsError(
                     f"{source.name} holds no judgments"
@@ -72,8 +82,8 @@ def load_qrels(
         tables += parts
     if not tables:
         raise TroveStepsError("no qrel file was given: name at least one (qrel_path)")
-    merged = _concatenated(tables)
-    table, repeated, relabelled = _each_pair_once(merged)
+    merged = concatenated(tables)
+    table, repeated, relabelled = each_pair_once(merged)
     return table, QrelsInfo(formats, merged.num_rows, repeated, relabelled)
 
 
@@ -94,7 +104,36 @@ def _read_one(source: Source, path: Path | str):
     return text_judgments(source, path)
 
 
-def _concatenated(tables: list):
+def _from_loader(source: Source, path: Path | str, name: str, digest: str | None) -> list:
+    """Read with a function of the user's own; it gets the real path."""
+    function = load_function(name, digest)
+    found = called(name, lambda: _triplets(function(os.path.realpath(path)), name))
+    try:
+        return [judgment_columns(*found)] if found[0] else []
+    except TroveStepsError as error:
+        raise TroveStepsError(f"{source.name}, read by {name}: {error}") from None
+
+
+def _triplets(found, name: str) -> tuple[list, list, list]:
+    """Return what a loader gave as columns: queries, documents, scores."""
+    if isinstance(found, Mapping):
+        found = ((q, d, score) for q, judged in found.items() for d, score in judged.items())
+    columns: tuple[list, list, list] = ([], [], [])
+    for item in found:
+        query, doc, score = (
+            (item["qid"], item["docid"], item["score"]) if isinstance(item, Mapping) else item
+        )
+        if not isinstance(doc, list):
+            doc, score = [doc], [score]
+        if len(doc) != len(score):
+            raise TroveStepsError(f"{name}: docid and score of {query!r} differ in length")
+        columns[0].extend([query] * len(doc))
+        columns[1].extend(doc)
+        columns[2].extend(score)
+    return columns
+
+
+def concatenated(tables: list):
     """Return the tables as one, its scores int64 if all of them are integers, else double."""
     import pyarrow as pa
 
@@ -107,11 +146,11 @@ def _concatenated(tables: list):
         return pa.concat_tables(with_scores(table, pa.float64(), False) for table in tables)
 
 
-def _each_pair_once(table):
+def each_pair_once(table):
     """Return (table with each pair once, judgments left out, pairs with different labels)."""
     import numpy as np
 
-    codes = [_codes(table[name]) for name in ("query_id", "doc_id")]
+    codes = [id_codes(table[name]) for name in ("query_id", "doc_id")]
     pairs = codes[0].astype(np.int64) * (int(codes[1].max()) + 1) + codes[1]
     order = np.argsort(pairs, kind="stable")
     ordered = pairs[order]
@@ -128,7 +167,7 @@ def _each_pair_once(table):
     return once, repeated, int(differ.sum())
 
 
-def _codes(ids):
+def id_codes(ids):
     """Return an integer per id, equal for equal ids."""
     import pyarrow as pa
     import pyarrow.compute as pc

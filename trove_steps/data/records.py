@@ -1,12 +1,16 @@
 """Reading the records of a corpus or of queries: id, title, text."""
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
+from itertools import count, islice
 from pathlib import Path
 from types import NoneType
 
 import orjson
 
+from trove_steps.data.functions import called, load_function
 from trove_steps.data.ids import RECORD_ID_NAMES, bad_id, bad_id_message, shortened
 from trove_steps.data.opening import Source
 from trove_steps.data.tables import (
@@ -25,12 +29,14 @@ class Batch:
     """Consecutive records of one file: ids, titles (None where missing) and texts, all [n].
 
     lines: the line on which each record starts, counted from 1; in Parquet and Arrow files the row.
+    integer_ids: how many ids were integers, which are taken as their decimal string.
     """
 
     ids: list[str]
     titles: list[str | None]
     texts: list[str]
     lines: Sequence[int]
+    integer_ids: int = 0
 
     @property
     def first_line(self) -> int:
@@ -47,12 +53,37 @@ class Fields:
     text: str
 
 
+@dataclass(frozen=True)
+class Reader:
+    """How the files of a collection are read; the default finds out by itself.
+
+    id, title, text: the names of fields or columns that hold them, None for the usual names.
+    loader: a function of the user's own, module:function, that takes a path and returns the records
+    as mappings; sha256: that of its file, if it must have a certain one.
+    """
+
+    id: str | None = None
+    title: str | None = None
+    text: str | None = None
+    loader: str | None = None
+    sha256: str | None = None
+
+
+PLAIN = Reader()
+
+
+def reader_of(given: dict) -> Reader:
+    """Return the Reader that a JSON object describes; it may have other entries too."""
+    return Reader(**{name: value for name, value in given.items() if name != "collections"})
+
+
 def read_records(
     path: Path | str,
     *,
     shown_as: str | None = None,
     digest: str | None = None,
     batch_rows: int = 4096,
+    reader: Reader = PLAIN,
 ) -> Iterator[Batch]:
     """Yield the records of one file, in order, in batches of at most `batch_rows`.
 
@@ -63,34 +94,66 @@ def read_records(
     digest: the SHA-256 (hex) that the bytes of the file must have; checked while they are read.
 
     Fields: an id (`_id`, `id`, `docid`, `query_id` or another usual name, but only one of them),
-    `text`, and if present `title`. A TSV or CSV file without a header has two columns, id and text.
+    `text`, and if present `title`; `reader` may name others. A TSV or CSV file
+    without a header has two columns, id and text.
     An empty text is a record; a missing one or null is an error, as is a file without any record.
     """
     with Source(path, shown_as, digest) as source:
         empty = True
-        for batch in _batches(source, batch_rows):
+        if reader.loader:
+            batches = _from_loader(source, path, reader, batch_rows)
+        else:
+            batches = _batches(source, batch_rows, reader)
+        titled = reader.title is None
+        for batch in batches:
             empty = False
+            titled = titled or any(title is not None for title in batch.titles)
             yield batch
+        if not titled and not empty:
+            raise TroveStepsError(
+                f"{source.name}: no record has the field {reader.title!r}, which the configuration names "
+                "for titles: correct the name, or leave it out"
+            )
         if empty:
             raise TroveStepsError(
                 f"{source.name} holds no records" + ("" if source.head else ": the file is empty")
             )
 
 
-def _batches(source: Source, batch_rows: int) -> Iterator[Batch]:
+def _batches(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batch]:
     if source.format != "text":
-        return _from_columns(source, batch_rows)
+        return _from_columns(source, batch_rows, reader)
     start = source.head.lstrip()[:1]
     if start == b"[":
         raise TroveStepsError(
             f"{source.name} is one JSON array: write one object per line, for instance with jq -c '.[]'"
         )
     if start == b"{" or ".json" in Path(source.name).name.lower():
-        return _from_json_lines(source, batch_rows)
-    return _from_rows(source, batch_rows)
+        return _from_json_lines(source, batch_rows, reader)
+    return _from_rows(source, batch_rows, reader)
 
 
-def _from_json_lines(source: Source, batch_rows: int) -> Iterator[Batch]:
+def _from_loader(source: Source, path, reader: Reader, batch_rows: int) -> Iterator[Batch]:
+    """Read with a function of the user's own; it gets the real path, records are counted as lines."""
+    function = load_function(reader.loader, reader.sha256)
+    found = called(reader.loader, lambda: iter(function(os.path.realpath(path))))
+    fields = None
+    for first in count(1, batch_rows):
+        records = called(reader.loader, lambda: list(islice(found, batch_rows)))
+        if not records:
+            return
+        numbers = range(first, first + len(records))
+        if any(not isinstance(record, dict) for record in records):
+            raise TroveStepsError(
+                f"{reader.loader} must return mappings with _id, text and perhaps title, for {source.name}"
+            )
+        if fields is None:
+            fields = _choose_fields(list(records[0]), f"{source.name}:{first}", reader)
+        values = [[record.get(name) for record in records] for name in astuple(fields)]
+        yield _checked(source, fields, Batch(*values, numbers), records)
+
+
+def _from_json_lines(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batch]:
     fields = None
     for first, block in source.lines():
         for start in range(0, len(block), batch_rows):
@@ -100,7 +163,7 @@ def _from_json_lines(source: Source, batch_rows: int) -> Iterator[Batch]:
                 continue
             check_objects(source, records, numbers)
             if fields is None:
-                fields = _choose_fields(list(records[0]), f"{source.name}:{numbers[0]}")
+                fields = _choose_fields(list(records[0]), f"{source.name}:{numbers[0]}", reader)
             batch = Batch(
                 [record.get(fields.id) for record in records],
                 [record.get(fields.title) for record in records],
@@ -133,10 +196,27 @@ def _parsed(source: Source, line: bytes, number: int):
         elif "control character" in error.msg:
             advice = "write it as an escape (\\n, \\t, \\u0000)"
         else:
-            advice = "one JSON object per line is expected"
+            found = _language(line)
+            advice = f"this looks like {found}; " if found else ""
+            advice += "one JSON object per line is expected"
         raise TroveStepsError(
             f"{where}: not valid JSON ({error.msg}, column {error.colno}): {advice}"
         ) from None
+
+
+def _language(line: bytes) -> str:
+    """Return what a line that is no JSON seems to be written in, "" if that can't be told."""
+    start = line.strip()
+    known = {
+        rb"version https://git-lfs": "a Git LFS pointer, not the file (git lfs pull fetches it)",
+        rb"(<<<<<<<|>>>>>>>|=======)": "a merge conflict of Git",
+        rb"(?i)<(!doctype|html|\?xml|[a-z]+>)": "HTML or XML",
+        rb"\{\s*'": "a Python dict (json.dumps writes JSON)",
+        rb"-{3}|[\w-]+:(\s|$)": "YAML",
+        rb"[^{\t]*\t": "TSV",
+        rb"[^{,]+,": "CSV",
+    }
+    return next((what for mark, what in known.items() if re.match(mark, start)), "")
 
 
 def check_objects(source: Source, records: list, numbers: Sequence[int]) -> None:
@@ -150,7 +230,7 @@ def check_objects(source: Source, records: list, numbers: Sequence[int]) -> None
     )
 
 
-def _from_rows(source: Source, batch_rows: int) -> Iterator[Batch]:
+def _from_rows(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batch]:
     mark = delimiter(source)
     if not source.head.strip():
         return
@@ -166,7 +246,7 @@ def _from_rows(source: Source, batch_rows: int) -> Iterator[Batch]:
             continue
         if fields is None:
             width = len(rows[0])
-            fields, columns = _layout(rows[0], f"{source.name}:{numbers[0]}")
+            fields, columns = _layout(rows[0], f"{source.name}:{numbers[0]}", reader)
             if fields:
                 numbers, rows = numbers[1:], rows[1:]
             fields = fields or Fields("1", "none", "2")
@@ -180,11 +260,12 @@ def _from_rows(source: Source, batch_rows: int) -> Iterator[Batch]:
             yield _checked(source, fields, Batch(*values, lines))
 
 
-def _layout(row: list[str], where: str) -> tuple[Fields | None, list[int | None]]:
+def _layout(row: list[str], where: str, reader: Reader) -> tuple[Fields | None, list[int | None]]:
     """Return the fields that a header names (None without header) and the columns of id, title, text."""
     names = [cell.strip().strip('"') for cell in row]
-    if "text" in names or any(name in RECORD_ID_NAMES for name in names):
-        fields = _choose_fields(names, where)
+    known = ("text", *RECORD_ID_NAMES, *filter(None, (reader.id, reader.title, reader.text)))
+    if reader != PLAIN or any(name in known for name in names):
+        fields = _choose_fields(names, where, reader)
         return fields, [names.index(x) if x in names else None for x in astuple(fields)]
     if len(row) == 2:
         return None, [0, None, 1]
@@ -194,12 +275,12 @@ def _layout(row: list[str], where: str) -> tuple[Fields | None, list[int | None]
     )
 
 
-def _from_columns(source: Source, batch_rows: int) -> Iterator[Batch]:
+def _from_columns(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batch]:
     fields = None
 
     def choose(names: list[str]) -> list[str]:
         nonlocal fields
-        fields = _choose_fields(names, source.name)
+        fields = _choose_fields(names, source.name, reader)
         return [name for name in astuple(fields) if name in names]
 
     for row, batch in column_batches(source, choose, batch_rows):
@@ -213,9 +294,14 @@ def _from_columns(source: Source, batch_rows: int) -> Iterator[Batch]:
             yield _checked(source, fields, Batch(*values, range(row, row + batch.num_rows)))
 
 
-def _choose_fields(names: list[str], where: str) -> Fields:
-    ids = [name for name in names if name in RECORD_ID_NAMES]
+def _choose_fields(names: list[str], where: str, reader: Reader) -> Fields:
     has = f"it has {', '.join(map(repr, names[:12])) or 'none'}"
+    for name in (reader.id, reader.text):  # a title may be missing in some records
+        if name is not None and name not in names:
+            raise TroveStepsError(
+                f"{where}: no field {name!r}, which the configuration names: {has}"
+            )
+    ids = [name for name in names if name in ((reader.id,) if reader.id else RECORD_ID_NAMES)]
     if not ids:
         raise TroveStepsError(f"{where}: no id field: {has}; name the id field _id")
     if len(ids) > 1:
@@ -223,12 +309,13 @@ def _choose_fields(names: list[str], where: str) -> Fields:
             f"{where}: {len(ids)} id fields, {' and '.join(ids)}: keep one of them, or name it _id and "
             "rename the others"
         )
-    for name in ("text", "title"):
+    text, title = reader.text or "text", reader.title or "title"
+    for name in (text, title):
         if names.count(name) > 1:
             raise TroveStepsError(f"{where}: {name!r} is there twice: {has}; rename one of them")
-    if "text" not in names:
+    if text not in names:
         raise TroveStepsError(f"{where}: no field 'text': {has}; name the field of the text so")
-    return Fields(ids[0], "title", "text")
+    return Fields(ids[0], title, text)
 
 
 def _checked(
@@ -248,7 +335,9 @@ def _checked(
     if (index := bad_id(ids)) is not None:
         where = f"{source.name}:{batch.lines[index]}"
         raise TroveStepsError(f"{where}: {bad_id_message(ids[index])}")
-    return batch if ids is batch.ids else replace(batch, ids=ids)
+    if ids is batch.ids:
+        return batch
+    return replace(batch, ids=ids, integer_ids=sum(type(value) is int for value in batch.ids))
 
 
 def _reject(

@@ -61,9 +61,38 @@ def get_encode_inputs(role):
     def inputs(wildcards):
         encoding = get_encoding(role, wildcards)
         texts = [ancient(link) for link in encoding.links]
-        return {"texts": texts, "model": ancient(encoding.model.link)}
+        checks = [ancient(record) for record in PLAN.checks_before(encoding)]
+        return {
+            "texts": texts,
+            "model": ancient(encoding.model.link),
+            "checks": checks,
+        }
 
     return inputs
+
+
+def get_data_inputs(wildcards):
+    data = PLAN.datasets[wildcards.dataset]
+    links = (*data.corpus.links, *data.queries.links, *data.qrels.links)
+    return [ancient(link) for link in links]
+
+
+def get_check_before(record):
+    """Return an input function for the check before a result; `record` is a method of the plan."""
+
+    def check(wildcards):
+        cell = get_cell(wildcards)
+        return PLAN.check_before(cell, getattr(PLAN, record)(cell))
+
+    return check
+
+
+def get_check_flags(wildcards):
+    return PLAN.check_flags(wildcards.dataset)
+
+
+def get_reader_flags(role):
+    return lambda wildcards: PLAN.reader_flags(get_encoding(role, wildcards))
 
 
 def get_digests(role):
@@ -101,15 +130,16 @@ def ranking_of(cell, task):
 
 
 def get_qrels(wildcards):
-    return [ancient(link) for link in get_cell(wildcards).qrel_links]
+    return [ancient(link) for link in get_cell(wildcards).data.qrels.links]
 
 
 def get_qrel_digests(wildcards):
-    return get_cell(wildcards).qrel_digests
+    return get_cell(wildcards).data.qrels.digests
 
 
 def get_score_flags(wildcards):
-    return PLAN.score_flags(get_cell(wildcards))
+    cell = get_cell(wildcards)
+    return [*PLAN.qrel_flags(cell), *PLAN.score_flags(cell)]
 
 
 def get_score_record(wildcards):
@@ -131,7 +161,7 @@ def get_files(wildcards):
 
 def files_of(cell):
     files = {
-        "qrels": cell.qrel_links,
+        "qrels": cell.data.qrels.links,
         "corpus_files": cell.corpus.links,
         "query_files": cell.queries.links,
     }
@@ -155,7 +185,8 @@ def get_pair_score_flags(wildcards):
 def get_rescore_inputs(wildcards):
     cell = PLAN.rescores[wildcards.key]
     inputs = ranking_of(cell, "mining") | files_of(cell)
-    return inputs | {"model": ancient(PLAN.cross_encoder.link)}
+    check = PLAN.check_before(cell, PLAN.rescore_manifest(cell))
+    return inputs | {"model": ancient(PLAN.cross_encoder.link), "check": check}
 
 
 def get_rescore_file_flags(wildcards):

@@ -22,6 +22,7 @@ rule encode_corpus:
         tokens=PLAN.config["tokens_per_batch"] or 0,
     params:
         digests=get_digests("corpus"),
+        readers=get_reader_flags("corpus"),
         model=get_model_flags("corpus"),
         cache=CACHE,
     shell:
@@ -29,6 +30,7 @@ rule encode_corpus:
         " -m trove_steps.encode_corpus"
         " --corpus-path {input.texts:q}"
         " --sha256 {params.digests}"
+        " {params.readers:q}"
         " --model-name-or-path {input.model:q}"
         " {params.model:q}"
         " --per-device-eval-batch-size {resources.batch_size}"
@@ -57,6 +59,7 @@ rule encode_queries:
         tokens=PLAN.config["tokens_per_batch"] or 0,
     params:
         digests=get_digests("queries"),
+        readers=get_reader_flags("queries"),
         model=get_model_flags("queries"),
         cache=CACHE,
     shell:
@@ -64,6 +67,7 @@ rule encode_queries:
         " -m trove_steps.encode_queries"
         " --query-path {input.texts:q}"
         " --sha256 {params.digests}"
+        " {params.readers:q}"
         " --model-name-or-path {input.model:q}"
         " {params.model:q}"
         " --per-device-eval-batch-size {resources.batch_size}"

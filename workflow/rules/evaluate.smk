@@ -7,6 +7,7 @@ rule score:
     input:
         unpack(get_ranking("evaluation")),
         qrels=get_qrels,
+        check=get_check_before("score_record"),
     output:
         record=RESULTS / "{dataset}/{model}/.evaluate/{key}.json",
     log:
@@ -24,7 +25,7 @@ rule score:
         " -m trove_steps.score"
         " --search {input.search:q}"
         " --qrel-path {input.qrels:q}"
-        " --sha256 {params.digests}"
+        " --qrel-sha256 {params.digests}"
         " {params.options:q}"
         " --encoding-cache-dir {params.cache:q}"
         " --name {wildcards.dataset:q}/{wildcards.model:q}"

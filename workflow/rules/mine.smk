@@ -9,6 +9,7 @@ rule mine_negatives:
         unpack(get_ranking("mining")),
         unpack(get_files),
         unpack(get_pair_scores),
+        check=get_check_before("mine_record"),
     output:
         record=RESULTS / "{dataset}/{model}/.mine/{key}.json",
     log:

@@ -1,0 +1,154 @@
+"""`trove-steps doctor data`: read a data set and show what is in it and what may be wrong with it."""
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add(commands) -> None:
+    parser = commands.add_parser("data", help="read a data set and look for mistakes")
+    add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what doctor data and show dataset have in common."""
+    parser.add_argument("dataset", metavar="NAME", help="a data set of the configuration")
+    parser.add_argument(
+        "--configfile",
+        type=Path,
+        default=Path("config/config.yaml"),
+        metavar="FILE",
+        help="the configuration (default: config/config.yaml)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a check of the data; return 1 if there are warnings and the data set is strict."""
+    from trove_steps.data.checks import check_data
+    from trove_steps.errors import TroveStepsError
+
+    config, data, links = resolved(options)
+    found = check_data(data.description, links)
+    found["lengths"] = {}
+    for name in _models(config, options.dataset):
+        try:
+            found["lengths"][name] = _lengths(config["models"][name], name, data, found)
+        except TroveStepsError as error:
+            found["lengths"][name] = {"error": str(error)}
+    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else page(found))
+    return 1 if data.strict and found["warnings"] else 0
+
+
+def resolved(options: argparse.Namespace) -> tuple:
+    """Return (configuration, data set resolved to files, folder of links by content)."""
+    import yaml
+
+    from trove_steps.config import load_config, nearest
+    from trove_steps.errors import TroveStepsError
+    from trove_steps.fingerprint import Fingerprints
+    from trove_steps.inputs import Inputs
+
+    try:
+        raw = yaml.safe_load(options.configfile.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TroveStepsError(
+            f"the configuration {options.configfile} can't be read ({error.strerror}): name it with "
+            "--configfile"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TroveStepsError(f"{options.configfile} is not valid YAML: {error}") from None
+    config = load_config(raw)
+    name, known = options.dataset, config["datasets"]
+    if name not in known:
+        raise TroveStepsError(f"no data set is named '{name}'{nearest(name, list(known))}")
+    inputs = Inputs(Fingerprints(Path(config["encoding_cache_dir"])))
+    return config, inputs.dataset(name, known[name]), inputs.cache / "in"
+
+
+def _models(config: dict, dataset: str) -> list[str]:
+    """Return the models that run on a data set."""
+    pairs = config.get("pairs", [{}])
+    return [
+        name
+        for name in config["models"]
+        if any(
+            dataset in pair.get("datasets", [dataset]) and name in pair.get("models", [name])
+            for pair in pairs
+        )
+    ]
+
+
+def _lengths(given: dict, name: str, data, found: dict) -> dict:
+    from trove_steps.data.lengths import text_lengths
+    from trove_steps.model_settings import resolve_settings
+    from trove_steps.models import locate_model
+
+    folder = locate_model(
+        given["model_name_or_path"], given.get("model_revision", "main"), f"models.{name}"
+    )
+    settings = resolve_settings(folder, given, name)
+    return {
+        role: text_lengths(
+            side.links, side.readers, found[role]["records"], role, settings, folder
+        ).as_json()
+        for role, side in (("corpus", data.corpus), ("queries", data.queries))
+    }
+
+
+def page(found: dict) -> str:
+    """Return what was found as text for people."""
+    lines = []
+    for side, what in (("corpus", "documents"), ("queries", "queries")):
+        told = found[side]
+        lines.append(f"{what}: {told['records']:,}")
+        for file in told["files"]:
+            lines.append(
+                f"  {file['path']}: {file['records']:,} records, {file['empty']:,} empty, "
+                f"{file['without_title']:,} without title, sha256 {file['sha256'][:16]}…"
+            )
+        if told["files_with_qualified_ids"]:
+            lines.append("  ids that several files hold are told apart as ID_DIGEST")
+    lines += _judgments(found["qrels"])
+    for name, lengths in found.get("lengths", {}).items():
+        lines += _lengths_of(name, lengths)
+    lines.append(f"warnings: {len(found['warnings']) or 'none'}")
+    for warning in found["warnings"]:
+        examples = ", ".join(map(str, warning["examples"]))
+        lines.append(f"  {warning['message']}" + (f" (such as {examples})" if examples else ""))
+    return "\n".join(lines)
+
+
+def _judgments(qrels: dict | None) -> list[str]:
+    if qrels is None:
+        return ["judgments: none"]
+    lines = [f"judgments: {qrels['judgments']:,} of {qrels['queries']:,} queries"]
+    lines += [f"  {file['path']}: sha256 {file['sha256'][:16]}…" for file in qrels["files"]]
+    for number, told in enumerate(qrels["collections"]):
+        place = f"collection {number}: " if len(qrels["collections"]) > 1 else ""
+        formats = ", ".join(dict.fromkeys(told["formats"]))
+        kept = told["read"] - told["repeated"]
+        lines.append(f"  {place}{formats}: {told['read']:,} read, {kept:,} different")
+        lines += [
+            f"    {step['filter']}: {step['before']:,} → {step['after']:,}"
+            for step in told["steps"]
+        ]
+    if qrels["overruled"]:
+        lines.append(f"  {qrels['overruled']:,} of them replaced by a later collection")
+    labels = ", ".join(f"{label}: {count:,}" for label, count in qrels["labels"])
+    more = f" and {qrels['more_labels']} more" if qrels["more_labels"] else ""
+    return [*lines, f"  labels {labels}{more}"]
+
+
+def _lengths_of(model: str, lengths: dict) -> list[str]:
+    if "error" in lengths:
+        return [f"tokens of {model}: {lengths['error']}"]
+    lines = [f"tokens of {model}:"]
+    for role, told in lengths.items():
+        percentiles = ", ".join(f"{p} {n}" for p, n in told["percentiles"].items())
+        lines.append(
+            f"  {role}: {percentiles}; {told['truncated_share']:.1%} are cut off at {told['max_len']} "
+            f"(of {told['texts']:,} texts)"
+        )
+    return lines

@@ -1,0 +1,144 @@
+"""The judgments of a data set: one or several collections, each filtered by its own options, merged.
+
+As in Trove, of several labels for one query and document that of the last collection counts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trove_steps.data.filters import filtered
+from trove_steps.data.namespaces import Namespaces
+from trove_steps.data.qrels import concatenated, each_pair_once, load_qrels
+from trove_steps.data.records import read_records
+from trove_steps.errors import TroveStepsError
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of judgments: their paths, what messages call them, and the SHA-256 they must have."""
+
+    paths: Sequence[Path | str]
+    shown_as: Sequence[str] | None = None
+    digests: Sequence[str] | None = None
+
+    def chosen(self, numbers: Sequence[int]) -> "Files":
+        def some(values):
+            return values and [values[number] for number in numbers]
+
+        return Files(some(self.paths), some(self.shown_as), some(self.digests))
+
+
+@dataclass
+class Merged:
+    """The judgments of a data set, and what became of them on the way.
+
+    table: query_id, doc_id, score; each pair once. collections: per collection {"formats", "read",
+    "repeated", "relabelled", "steps"}. overruled: judgments that a later collection replaces.
+    """
+
+    table: object
+    collections: list[dict] = field(default_factory=list)
+    overruled: int = 0
+
+
+def merge_collections(
+    collections: list[dict],
+    files: Files,
+    queries: Namespaces | None = None,
+    documents: Namespaces | None = None,
+    keep_apart: bool = False,
+) -> Merged:
+    """Read, filter and merge the judgments of collections.
+
+    collections: per collection {"qrels": numbers of its files, "subset": those of query_subset_path,
+    "options": its filters}. queries, documents: how ids are told apart, where that is needed.
+    keep_apart: don't merge; an upper bound of what merging leaves, for a planner that knows no ids.
+    """
+    merged = Merged(None)
+    tables = []
+    for number, collection in enumerate(collections):
+        if not collection["qrels"]:
+            continue
+        table, found = _one_collection(collection, files)
+        merged.collections.append(found)
+        if queries is not None:
+            ids = queries.resolve(table["query_id"], number, "query")
+            table = table.set_column(0, "query_id", ids)
+        if documents is not None:
+            ids = documents.resolve(table["doc_id"], number, "document")
+            table = table.set_column(1, "doc_id", ids)
+        tables.append(table)
+    table = concatenated(tables)
+    if not table.num_rows:
+        raise TroveStepsError(
+            "no judgment is left after filtering: " + "; ".join(_told(merged.collections))
+        )
+    if len(tables) > 1 and not keep_apart:
+        table, merged.overruled, _ = each_pair_once(table)
+    merged.table = table
+    return merged
+
+
+def _told(collections: list[dict]) -> list[str]:
+    return [
+        f"{step['filter']}: {step['before']:,} → {step['after']:,}"
+        for collection in collections
+        for step in collection["steps"]
+    ]
+
+
+def _one_collection(collection: dict, files: Files) -> tuple:
+    options = collection["options"]
+    chosen = files.chosen(collection["qrels"])
+    table, info = load_qrels(
+        chosen.paths,
+        shown_as=chosen.shown_as,
+        digests=chosen.digests,
+        loader=options.get("loader"),
+        loader_sha256=options.get("sources", {}).get(options.get("loader")),
+    )
+    subset = None
+    if collection["subset"]:
+        subset = query_subset(files.chosen(collection["subset"]))
+    table, steps = filtered(table, options, subset)
+    return table, {
+        "formats": info.formats,
+        "read": info.rows,
+        "repeated": info.repeated,
+        "relabelled": info.relabelled,
+        "steps": steps,
+    }
+
+
+def query_subset(files: Files):
+    """Return the query ids that files of queries or of judgments hold, as a pa.Array of strings."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    chunks = []
+    for number in range(len(files.paths)):
+        chunks += _query_ids(files.chosen([number])).chunks
+    return pc.unique(pa.chunked_array(chunks, pa.string()))
+
+
+def _query_ids(files: Files):
+    import pyarrow as pa
+
+    from trove_steps.data.arrays import from_strings
+
+    (path,) = files.paths
+    try:
+        return load_qrels(files.paths, shown_as=files.shown_as, digests=files.digests)[0][
+            "query_id"
+        ]
+    except TroveStepsError as no_judgments:
+        shown = files.shown_as and files.shown_as[0]
+        digest = files.digests and files.digests[0]
+        try:
+            batches = read_records(path, shown_as=shown, digest=digest)
+            return pa.chunked_array([from_strings(b.ids) for b in batches], pa.string())
+        except TroveStepsError as no_records:
+            raise TroveStepsError(
+                f"query_subset_path: neither queries ({no_records}) nor judgments ({no_judgments})"
+            ) from None

@@ -1,0 +1,80 @@
+"""How long texts are in tokens of a model, and how many are cut off."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trove_steps.data.records import read_records, reader_of
+from trove_steps.data.template import format_text
+from trove_steps.model_settings import ModelSettings, transformer_folder
+
+SAMPLE = 10_000
+PERCENTILES = (50, 90, 99, 100)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a text, special ones included: percentiles, the limit, and what is above it.
+
+    texts: how many were looked at, evenly spread over the files.
+    """
+
+    texts: int
+    percentiles: dict[str, int]
+    max_len: int
+    truncated_share: float
+
+    def as_json(self) -> dict:
+        return asdict(self)
+
+
+def text_lengths(
+    paths: Sequence[Path], readers: Sequence[dict], records: int, role: str, settings, folder: Path
+) -> Lengths:
+    """Return the lengths of a collection for a model.
+
+    role: "corpus" or "queries"; records: how many there are, of which at most SAMPLE are looked at.
+    """
+    import numpy as np
+
+    corpus = role == "corpus"
+    template = settings.passage_format if corpus else settings.query_format
+    max_len = settings.passage_max_len if corpus else settings.query_max_len
+    texts = list(_sampled(paths, readers, template, -(-records // SAMPLE)))
+    lengths = np.array(_count_tokens(folder, texts, settings))
+    shares = np.percentile(lengths, PERCENTILES, method="higher")
+    return Lengths(
+        texts=len(texts),
+        percentiles={f"p{p}": int(n) for p, n in zip(PERCENTILES, shares, strict=True)},
+        max_len=max_len,
+        truncated_share=float((lengths > max_len).mean()),
+    )
+
+
+def _sampled(paths, readers, template: str, step: int):
+    place = 0
+    for path, given in zip(paths, readers, strict=True):
+        for batch in read_records(path, reader=reader_of(given)):
+            for number in range(-place % step, len(batch.ids), step):
+                yield format_text(template, batch.titles[number], batch.texts[number])
+            place += len(batch.ids)
+
+
+def _count_tokens(folder: Path, texts: list[str], settings: ModelSettings) -> list[int]:
+    file = transformer_folder(folder) / "tokenizer.json"
+    more = int(settings.append_eos)
+    if file.exists():
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return [len(encoding.ids) + more for encoding in tokenizer.encode_batch(texts)]
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        transformer_folder(folder),
+        local_files_only=True,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    return [len(ids) + more for ids in tokenizer(texts, verbose=False)["input_ids"]]

@@ -1,0 +1,301 @@
+"""The files of a data set: from the options of a configuration to local files, digests and readers.
+
+The keys of a plain data set, files that are read in the plain way, hold digests only. What else
+determines texts (fields, own loaders) or judgments (filters, collections) is listed here, once, and the
+plan puts it into the keys.
+"""
+
+import glob
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from trove_steps.config import check_file
+from trove_steps.data.filters import FUNCTION_OPTIONS, OPTIONS
+from trove_steps.data.functions import is_function_name, source_digest
+from trove_steps.data.remote import hub_files, ir_datasets_files, is_hub_name
+from trove_steps.dataset_options import PATH_OPTIONS, collections_of
+from trove_steps.errors import TroveStepsError
+from trove_steps.files import write_json
+from trove_steps.fingerprint import Fingerprints
+from trove_steps.keys import recipe_key
+
+SIDES = {"corpus": "corpus_path", "queries": "query_path"}
+FIELDS = {"corpus": "corpus_fields", "queries": "query_fields"}
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """The files of a corpus or of queries, in order.
+
+    paths: as people know them; digests: SHA-256; links: by content; readers: how each is read, {} in the
+    plain way (see `trove_steps.encoding.Job`).
+    """
+
+    paths: tuple[str, ...]
+    digests: tuple[str, ...]
+    links: tuple[Path, ...]
+    readers: tuple[dict, ...]
+
+
+@dataclass(frozen=True)
+class QrelFiles:
+    """The files of judgments, and how they are filtered and merged.
+
+    collections: as `merge_collections` takes them; None if nothing is to be done but reading.
+    """
+
+    paths: tuple[str, ...]
+    digests: tuple[str, ...]
+    links: tuple[Path, ...]
+    collections: list[dict] | None
+
+    @property
+    def identity(self) -> list:
+        """What stands for the judgments in a key."""
+        if self.collections is None:
+            return list(self.digests)
+        return [{"files": list(self.digests)}, *self.collections]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set of the configuration, resolved to files."""
+
+    name: str
+    corpus: TextFiles
+    queries: TextFiles
+    qrels: QrelFiles
+    exclude_identical_ids: bool
+    strict: bool
+
+    @cached_property
+    def description(self) -> dict:
+        """Return all that determines what a check of the data finds, as JSON."""
+        sides = {
+            side: {"files": list(files.digests), "readers": list(files.readers)}
+            for side, files in (("corpus", self.corpus), ("queries", self.queries))
+        }
+        return {
+            "kind": "data",
+            **sides,
+            "qrels": {"files": list(self.qrels.digests), "collections": self.qrels.collections},
+            "exclude_identical_ids": self.exclude_identical_ids,
+            "strict": self.strict,
+        }
+
+
+def configured_paths(dataset: dict) -> Iterable[str]:
+    """Yield the paths that a data set of the configuration names, as they are written."""
+    for collection in collections_of(dataset):
+        for option in PATH_OPTIONS:
+            yield from collection.get(option, [])
+
+
+class Inputs:
+    """Resolves data sets; files are looked at once, however many cells use them."""
+
+    def __init__(self, fingerprints: Fingerprints):
+        self.fingerprints = fingerprints
+        self.cache = fingerprints.cache_dir
+        self._interned: dict[tuple[str, ...], tuple] = {}
+
+    def dataset(self, name: str, options: dict) -> Dataset:
+        """Resolve a data set. Raises TroveStepsError with one line per mistake."""
+        where, listed = f"datasets.{name}", "collections" in options
+        collections, lines = [], []
+        for number, collection in enumerate(collections_of(options)):
+            place = f"{where}.collections[{number}]" if listed else where
+            try:
+                collections.append(self._local(collection, place))
+            except TroveStepsError as error:
+                lines.append(str(error))
+        if lines:
+            raise TroveStepsError("\n".join(lines))
+        sides = {side: self._texts(side, collections) for side in SIDES}
+        if options["exclude_identical_ids"] and any(
+            "collections" in reader for files in sides.values() for reader in files.readers
+        ):
+            raise TroveStepsError(
+                f"{where}.exclude_identical_ids: does not go with collections that have different "
+                "files of documents or queries, as the same id may then mean two texts"
+            )
+        return Dataset(
+            name=name,
+            **sides,
+            qrels=self._qrels(collections),
+            exclude_identical_ids=options["exclude_identical_ids"],
+            strict=options["strict"],
+        )
+
+    def intern_json(self, value) -> Path:
+        """Return a file of the cache that holds a JSON value, named by its content."""
+        path = self.cache / "data" / f"{recipe_key({'json': value})}.json"
+        if not path.exists():
+            write_json(path, value)
+        return path
+
+    def intern(self, paths: list[str]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
+        """Return the digests and the links of some files; each list is looked at once per plan."""
+        found = self._interned.get(tuple(paths))
+        if found is None:
+            digests = tuple(map(self.fingerprints.file, paths))
+            found = digests, tuple(map(self.fingerprints.intern, paths, digests))
+            self._interned[tuple(paths)] = found
+        return found
+
+    # --- from what is written to files ---------------------------------------------------------
+
+    def _local(self, collection: dict, where: str) -> dict:
+        """Return a collection with every path option a list of files that can be read."""
+        found, lines = dict(collection), []
+        if "beir" in collection:
+            found = {**_beir_paths(collection, where), **found}
+        if "ir_datasets" in collection:
+            try:
+                imported = ir_datasets_files(collection["ir_datasets"], self.cache)
+            except TroveStepsError as error:
+                raise TroveStepsError(f"{where}.ir_datasets: {error}") from None
+            found = {**imported, **found}
+        revision = collection.get("dataset_revision", "main")
+        for option in PATH_OPTIONS:
+            paths = found.get(option, [])
+            if not paths:
+                continue
+            found[option] = []
+            for position, path in enumerate(paths):
+                suffix = f"[{position}]" if len(paths) > 1 else ""
+                try:
+                    found[option] += self._files(path, f"{where}.{option}{suffix}", revision)
+                except TroveStepsError as error:
+                    lines.append(str(error))
+        for option in ("record_loader", "loader", *FUNCTION_OPTIONS):
+            if is_function_name(found.get(option)):
+                try:
+                    source_digest(found[option])
+                except TroveStepsError as error:
+                    lines.append(f"{where}.{option}: {error}")
+        if lines:
+            raise TroveStepsError("\n".join(lines))
+        return found
+
+    def _files(self, path: str, where: str, revision: str) -> list[str]:
+        if path.startswith("hf://") or (not os.path.exists(path) and is_hub_name(path)):
+            try:
+                return hub_files(path, revision, self.cache)
+            except TroveStepsError as error:
+                raise TroveStepsError(f"{where}: {error}") from None
+        if glob.has_magic(path) and not os.path.exists(path):
+            paths = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+            if not paths:
+                raise TroveStepsError(f"{where}: no file matches '{path}' (in {os.getcwd()})")
+        else:
+            paths = [path]
+        for file in paths:
+            check_file(file, where)
+        return paths
+
+    # --- sides -----------------------------------------------------------------------------------
+
+    def _texts(self, side: str, collections: list[dict]) -> TextFiles:
+        """Return the files of one side of all collections, each file once."""
+        entries: list[dict] = []
+        for number, collection in enumerate(collections):
+            paths = collection[SIDES[side]]
+            reader = _reader(side, collection)
+            for path, digest, link in zip(paths, *self.intern(paths), strict=True):
+                same = [
+                    entry
+                    for entry in entries
+                    if (entry["digest"], entry["reader"]) == (digest, reader)
+                    and number not in entry["collections"]
+                ]
+                if same:
+                    same[0]["collections"].append(number)
+                else:
+                    entries.append(
+                        {
+                            "path": path,
+                            "digest": digest,
+                            "link": link,
+                            "reader": reader,
+                            "collections": [number],
+                        }
+                    )
+        shared = all(len(entry["collections"]) == len(collections) for entry in entries)
+        readers = (
+            e["reader"] if shared else {**e["reader"], "collections": e["collections"]}
+            for e in entries
+        )
+        columns = ((entry[name] for entry in entries) for name in ("path", "digest", "link"))
+        return TextFiles(*map(tuple, columns), tuple(readers))
+
+    def _qrels(self, collections: list[dict]) -> QrelFiles:
+        paths: list[str] = []
+        described = []
+        for collection in collections:
+            numbers = {}
+            for name, option in (("qrels", "qrel_path"), ("subset", "query_subset_path")):
+                given = collection.get(option, [])
+                numbers[name] = list(range(len(paths), len(paths) + len(given)))
+                paths += given
+            described.append({**numbers, "options": _filters(collection)})
+        plain = len(described) == 1 and not described[0]["options"] and not described[0]["subset"]
+        if not any(entry["qrels"] for entry in described):
+            paths = []
+        return QrelFiles(
+            tuple(paths), *self.intern(paths), None if plain or not paths else described
+        )
+
+
+def _beir_paths(collection: dict, where: str) -> dict:
+    """Return the paths of a folder in BEIR's layout; compressed files are found too."""
+    folder = Path(collection["beir"])
+    if not folder.is_dir():
+        raise TroveStepsError(f"{where}.beir: no folder '{folder}' (relative to {os.getcwd()})")
+    found = {}
+    split = collection.get("split", "test")
+    wanted = {
+        "corpus_path": "corpus.jsonl",
+        "query_path": "queries.jsonl",
+        "qrel_path": f"qrels/{split}.tsv",
+    }
+    for option, name in wanted.items():
+        if option in collection:
+            continue
+        if option == "qrel_path" and "split" not in collection and not (folder / "qrels").is_dir():
+            continue
+        paths = sorted(folder.glob(f"{glob.escape(name)}*"))
+        if not paths:
+            splits = sorted(path.name.split(".")[0] for path in folder.glob("qrels/*.tsv*"))
+            hint = (
+                f"; there are the splits {', '.join(splits)}" if "qrels" in name and splits else ""
+            )
+            raise TroveStepsError(f"{where}.beir: the file '{folder / name}' does not exist{hint}")
+        found[option] = [str(paths[0])]
+    return found
+
+
+def _reader(side: str, collection: dict) -> dict:
+    reader = dict(collection.get(FIELDS[side], {}))
+    if loader := collection.get("record_loader"):
+        reader |= {"loader": loader, "sha256": source_digest(loader)}
+    return reader
+
+
+def _filters(collection: dict) -> dict:
+    options = {name: collection[name] for name in ("loader", *OPTIONS) if name in collection}
+    if options.get("group_random_seed") == 0:
+        del options["group_random_seed"]
+    functions = [value for value in options.values() if is_function_name(value)]
+    if functions:
+        options["sources"] = {name: source_digest(name) for name in functions}
+    return options
+
+
+def check_record(directory: Path, dataset: Dataset, version: int) -> Path:
+    """Return the record of a check of a data set's files, named by what it was made from."""
+    key = recipe_key({**dataset.description, "version": version})
+    return directory / dataset.name / ".data" / f"{key}.json"
