@@ -1,7 +1,7 @@
 """Training files: rows by hand, and the libraries that train on them."""
 
-from types import SimpleNamespace
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
