@@ -160,6 +160,7 @@ def test_only_new_texts_are_encoded(encoded, name):
         assert found[0]["distinct"] == DOCUMENTS + 1
 
 
+@pytest.mark.slow
 def test_rows_that_are_reused_are_the_same(encoded, tmp_path):
     """What grew in a shared cache equals what is computed from nothing."""
     workflow, corpus = encoded
@@ -183,6 +184,7 @@ def test_nothing_changed_means_nothing_to_do(encoded):
     assert len(records(workflow.folder)) == jobs
 
 
+@pytest.mark.slow
 def test_a_query_that_is_also_a_document(folder, tmp_path):
     """With the same encoder, the two share one row."""
     shutil.copytree(folder / "model", tmp_path / "model")
