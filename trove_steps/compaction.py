@@ -24,6 +24,7 @@ from trove_steps.store import (
     SortedKeys,
     Store,
     collection_keys,
+    first_of_each,
     point_anew,
 )
 
@@ -148,7 +149,7 @@ def _merge(store: Store, group: list[_Piece], figures: Figures, dry_run: bool) -
         merged.append(piece.name)
         figures.removed += len(shard) - (stop - rows)
         rows = stop
-    (first,) = SortedKeys(keys[:rows]).spread()
+    first = first_of_each(keys[:rows])
     distinct = int(first.sum())
     figures.duplicates += rows - distinct
     made = None
