@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json, withdraw, write_json, written_atomically
 from trove_steps.fingerprint import hash_file
 from trove_steps.keys import TEXT_KEY_BYTES, text_key
-from trove_steps.store import DamagedShard, Shard, Store
+from trove_steps.store import Store
 
 SCHEMA = pa.schema([("query", pa.int64()), ("document", pa.int64()), ("score", pa.float64())])
 
@@ -35,28 +34,13 @@ class PairStore(Store):
 
     def read(self, keys: np.ndarray) -> np.ndarray:
         """Return the scores float32[n] of pairs with these keys uint8[n, 16], NaN where unknown."""
-        known, scores = (
-            [_binary(np.empty((0, TEXT_KEY_BYTES), np.uint8))],
-            [np.empty(0, np.float32)],
-        )
-        for name in self.shard_names():
-            try:
-                shard = Shard(self.shard_path(name))
-            except DamagedShard:  # its pairs are scored again
-                self.shard_path(name).unlink(missing_ok=True)
-                continue
-            known.append(_binary(shard.keys))
-            scores.append(shard.vectors[:, 0])
-        places = pc.index_in(_binary(keys), value_set=pa.concat_arrays(known))
-        found = places.is_valid().to_numpy(zero_copy_only=False)
-        values = np.full(len(keys), np.nan, np.float32)
-        values[found] = np.concatenate(scores)[places.drop_null().to_numpy()]
-        return values
-
-
-def _binary(keys: np.ndarray) -> pa.FixedSizeBinaryArray:
-    buffers = [None, pa.py_buffer(np.ascontiguousarray(keys).tobytes())]
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(TEXT_KEY_BYTES), len(keys), buffers)
+        places = self.find(keys)
+        scores = np.full(len(keys), np.nan, np.float32)
+        for number in np.unique(places.shards[places.known]):
+            here = places.shards == number
+            if shard := self.open(places.names[number]):
+                scores[here] = shard.vectors[places.rows[here], 0]
+        return scores
 
 
 def pair_key(query: str, passage: str) -> bytes:

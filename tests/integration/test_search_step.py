@@ -37,17 +37,8 @@ def write_vectors(cache: Path, role: str, vectors: np.ndarray, shards: int, shuf
         np.random.default_rng(1).shuffle(order)
     for part in np.array_split(order, shards):
         store.write(keys[part], vectors[part])
-    index = store.index()
-    found, rows = index.find(keys)
-    collection = {
-        "ids": pa.chunked_array([[f"{role[0]}{row}" for row in range(len(vectors))]]),
-        "keys": keys,
-        "shards": found,
-        "rows": rows,
-        "names": index.names,
-        "dim": DIM,
-    }
-    return write_collection(store, role, TEXTS, collection, {"kind": "texts"})
+    ids = pa.chunked_array([[f"{role[0]}{row}" for row in range(len(vectors))]])
+    return write_collection(store, role, TEXTS, ids, keys, store.find(keys), {"kind": "texts"})
 
 
 def make_cache(cache: Path, shards: int = 1, shuffled: bool = False) -> list[str]:

@@ -3,12 +3,13 @@
 from trove_steps.data.ids import check_unique_ids
 from trove_steps.data.namespaces import named
 from trove_steps.data.qrels import QrelsInfo, load_qrels, most_annotated, read_qrels
-from trove_steps.data.records import Batch, read_records, reader_of
+from trove_steps.data.records import Batch, Reader, read_records, reader_of
 from trove_steps.data.template import format_text
 
 __all__ = [
     "Batch",
     "QrelsInfo",
+    "Reader",
     "check_unique_ids",
     "format_text",
     "load_qrels",
