@@ -63,11 +63,19 @@ class Encoding:
 
     @cached_property
     def encoder(self) -> str:
-        return recipe_key(self.model.recipe(self.role))
+        return recipe_key(self.encoder_recipe)
+
+    @property
+    def encoder_recipe(self) -> dict:
+        return self.model.recipe(self.role)
+
+    @property
+    def texts_recipe(self) -> dict:
+        return texts_recipe(self.role, list(self.digests), self.template)
 
     @cached_property
     def texts(self) -> str:
-        return recipe_key(texts_recipe(self.role, list(self.digests), self.template))
+        return recipe_key(self.texts_recipe)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -85,6 +93,7 @@ class Cell:
     qrel_digests: tuple[str, ...]
     qrel_links: tuple[Path, ...]
     search: str
+    search_recipe: dict = field(compare=False)
     needs: dict[str, int] = field(compare=False)  # task → depth of the ranking
     score: str | None
     mine: str | None
@@ -348,14 +357,13 @@ class Plan:
         corpus = self._encoding("corpus", dataset, model)
         queries = self._encoding("queries", dataset, model)
         qrel_digests, qrel_links = self._intern(options.get("qrel_path", []))
-        search = recipe_key(
-            search_recipe(
-                queries.identity,
-                corpus.identity,
-                model.settings.similarity,
-                options["exclude_identical_ids"],
-            )
+        searched = search_recipe(
+            queries.identity,
+            corpus.identity,
+            model.settings.similarity,
+            options["exclude_identical_ids"],
         )
+        search = recipe_key(searched)
         evaluation = {
             "k_values": self.evaluation["ir_metrics_k_values"],
             "relevance_threshold": self.evaluation["ir_metrics_relevance_threshold"],
@@ -379,6 +387,7 @@ class Plan:
             qrel_digests=qrel_digests,
             qrel_links=qrel_links,
             search=search,
+            search_recipe=searched,
             needs=self._needs(qrel_digests, qrel_links, options.get("qrel_path", [])),
             score=score if qrel_digests else None,
             mine=mine,
