@@ -13,6 +13,7 @@ import yaml
 from trove_steps.data import format_text
 from trove_steps.errors import TroveStepsError
 
+VARIANTS = ("truncate_dim", "quantization")  # options of which a list makes variants of a model
 SCHEMA_PATH = Path(__file__).parent.parent / "workflow" / "schemas" / "config.schema.yaml"
 
 
@@ -264,6 +265,11 @@ def _normalise(config: dict) -> None:
             config[option] = os.path.expanduser(config[option])
     for model in config.get("models", {}).values():
         model["model_name_or_path"] = os.path.expanduser(model["model_name_or_path"])
+    for pair in config.get("pairs", []):
+        for option in ("datasets", "models"):
+            if isinstance(pair.get(option), str):
+                pair[option] = [pair[option]]
+    _expand_variants(config)
     for dataset in config.get("datasets", {}).values():
         for option in ("corpus_path", "query_path", "qrel_path"):
             if option in dataset:
@@ -285,10 +291,29 @@ def _normalise(config: dict) -> None:
                 f"evaluation.search_topk: {depth} is less than the largest cut-off "
                 f"{max(cutoffs)} of evaluation.ir_metrics_k_values; raise it or leave it out"
             )
+
+
+def _expand_variants(config: dict) -> None:
+    """Make a model of its own of every value in a list of truncate_dim or quantization: minilm@256.
+
+    A pair that names the model means its variants too.
+    """
+    families: dict[str, dict] = {}
+    for name, model in config.get("models", {}).items():
+        lists = {
+            option: model[option] for option in VARIANTS if isinstance(model.get(option), list)
+        }
+        plain = {option: value for option, value in model.items() if option not in lists}
+        families[name] = {name: plain} | {
+            f"{name}@{value}": {**plain, option: value}
+            for option, values in lists.items()
+            for value in values
+        }
+    if "models" in config:
+        config["models"] = {n: model for family in families.values() for n, model in family.items()}
     for pair in config.get("pairs", []):
-        for option in ("datasets", "models"):
-            if isinstance(pair.get(option), str):
-                pair[option] = [pair[option]]
+        if "models" in pair:
+            pair["models"] = [v for name in pair["models"] for v in families.get(name, [name])]
 
 
 def _check_pairs(config: dict) -> None:

@@ -65,7 +65,7 @@ class Encoded:
 class EncoderClass(Protocol):
     """What `encoder_class: module:Class` must offer; the default is TransformersEncoder.
 
-    Padding, batching, cutting the vector (`truncate_dim`) and normalization are done around it. Only
+    Padding, batching and normalization are done around it. Only
     the module's own source file is in the encoder's key, not what it imports.
     """
 
@@ -225,7 +225,7 @@ class Encoder:
                 tensor.pin_memory().to(self.device, non_blocking=True) for tensor in (ids, mask)
             )
         with torch.inference_mode():
-            pooled = self.model.forward(ids, mask)[:, : self.settings.truncate_dim].float()
+            pooled = self.model.forward(ids, mask).float()
             if self.settings.normalize:
                 pooled = torch.nn.functional.normalize(pooled, dim=1, eps=1e-12)
         return pooled

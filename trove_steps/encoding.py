@@ -287,7 +287,8 @@ def _next_amount(amount: int, seconds: float, left: int, world: int) -> int:
 
 def _encode_portion(encoder, store: Store, part: pa.Table, job: Job, record: Record) -> None:
     encoded = encoder.encode(part["text"].to_pylist(), batch_size=job.batch_size)
-    bad = np.flatnonzero(~np.isfinite(encoded.vectors).all(axis=1))
+    vectors = encoded.vectors.astype(job.settings.embedding_dtype)
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise TroveStepsError(
             f"the vector of '{part['id'][int(bad[0])].as_py()}' (models.{job.model_name}) holds NaN or "
@@ -296,7 +297,7 @@ def _encode_portion(encoder, store: Store, part: pa.Table, job: Job, record: Rec
         )
     started = time.perf_counter()
     keys = np.frombuffer(b"".join(part["key"].to_pylist()), np.uint8).reshape(-1, TEXT_KEY_BYTES)
-    store.write(keys, encoded.vectors)
+    store.write(keys, vectors)
     for name in ("tokens", "padded_tokens", "truncated_texts", "truncated_tokens"):
         setattr(record, name, getattr(record, name) + getattr(encoded, name))
     spent = {**encoded.seconds, "write": time.perf_counter() - started}

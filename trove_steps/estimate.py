@@ -19,9 +19,10 @@ from trove_steps.keys import TEXT_KEY_BYTES, text_key
 from trove_steps.model_settings import read_modules, transformer_folder
 from trove_steps.plan import Encoding, Model, Plan
 from trove_steps.stages import cell_stages
-from trove_steps.store import Index, Shard, Store
+from trove_steps.store import Shard, Store
 
 SAMPLE = 256  # texts whose tokens are counted
+STORED_BYTES = {"float32": 4, "float16": 2}
 RECORDS = 5  # earlier jobs that say how fast a model is
 PHASES = ("tokenize", "forward", "write")  # of a job, those that grow with the tokens
 RANKING_ROW_BYTES = 4 + 8 + 8  # query int32, document int64, score float64
@@ -53,7 +54,7 @@ class Estimator:
     def __init__(self, plan: Plan):
         self.plan = plan
         self._needs: dict[tuple[str, str, str], Need] = {}
-        self._known: dict[str, list[Index]] = {}
+        self._planned: dict[str, np.ndarray] = {}
 
     def need(self, encoding: Encoding) -> Need:
         """Return what a collection needs; its files are read once."""
@@ -75,40 +76,51 @@ class Estimator:
         return vector_width(encoding.model.folder)
 
     def _count(self, encoding: Encoding) -> Need:
-        known = self._known.setdefault(
-            encoding.encoder, [Store(self.plan.cache, encoding.encoder).index()]
-        )
-        rows, id_bytes, new, sample = 0, 0, [], []
-        for keys, texts, ids in _texts(encoding):
-            rows += len(texts)
+        keys, id_bytes = [np.empty((0, TEXT_KEY_BYTES), np.uint8)], 0
+        for block, _, ids in _texts(encoding):
+            keys.append(block)
             id_bytes += sum(map(len, ids))
-            unknown = np.ones(len(keys), bool)
-            for index in known:
-                unknown &= index.find(keys)[0] < 0
-            new.append(keys[unknown])
-            # Keys are hashes: the texts with the smallest ones are a random sample, the same each time.
-            sample += [(keys[n].tobytes(), texts[n]) for n in np.flatnonzero(unknown)]
-            sample = sorted(set(sample))[:SAMPLE]
-        distinct = _distinct(np.concatenate(new))
-        known.append(Index([""], [distinct]))
-        tokens = self._tokens(encoding, [text for _, text in sample], len(distinct))
+        rows = sum(map(len, keys))
+        new = self._without_vector(encoding, distinct_keys(np.concatenate(keys)))
+        tokens = self._tokens(encoding, new)
         speed = earlier_speed(self.plan.cache, encoding)
         width = self.width(encoding)
-        written = None if width is None else len(distinct) * (TEXT_KEY_BYTES + 4 * width)
+        stored = STORED_BYTES[encoding.model.settings.embedding_dtype]
+        written = None if width is None else len(new) * (TEXT_KEY_BYTES + stored * width)
         return Need(
             rows=rows,
-            to_encode=len(distinct),
+            to_encode=len(new),
             tokens=tokens,
             bytes=None if written is None else written + rows * PLACE_BYTES + id_bytes,
             seconds=speed and speed.seconds(tokens) if tokens else tokens,
         )
 
-    def _tokens(self, encoding: Encoding, sample: list[str], texts: int) -> int | None:
+    def _without_vector(self, encoding: Encoding, keys: np.ndarray) -> np.ndarray:
+        """Return those of the keys (distinct, sorted) that neither the store nor an earlier need has."""
+        new = keys[Store(self.plan.cache, encoding.encoder).index().find(keys)[0] < 0]
+        planned = self._planned.get(encoding.encoder, new[:0])
+        new = new[~np.isin(_whole(new), _whole(planned))]
+        self._planned[encoding.encoder] = distinct_keys(np.concatenate([planned, new]))
+        return new
+
+    def _tokens(self, encoding: Encoding, keys: np.ndarray) -> int | None:
+        """Estimate the tokens of the texts with these keys (distinct, sorted).
+
+        Keys are hashes: the smallest ones are a random sample of the texts, the same each time.
+        """
+        wanted = {key.tobytes() for key in keys[:SAMPLE]}
+        sample = []
+        for block, texts, _ in _texts(encoding) if wanted else ():
+            for key, text in zip(block, texts, strict=True):
+                if key.tobytes() in wanted:
+                    wanted.remove(key.tobytes())
+                    sample.append(text)
+            if not wanted:
+                break
         if not sample:
             return 0
-        max_len = encoding.encoder_recipe["max_len"]
-        lengths = token_counts(encoding.model, sample, max_len)
-        return None if lengths is None else round(sum(lengths) / len(lengths) * texts)
+        lengths = token_counts(encoding.model, sample, encoding.encoder_recipe["max_len"])
+        return None if lengths is None else round(sum(lengths) / len(lengths) * len(keys))
 
 
 def _texts(encoding: Encoding):
@@ -123,11 +135,14 @@ def _texts(encoding: Encoding):
             yield block.reshape(-1, TEXT_KEY_BYTES), texts, batch.ids
 
 
-def _distinct(keys: np.ndarray) -> np.ndarray:
-    if not len(keys):
-        return keys
-    whole = np.unique(np.ascontiguousarray(keys).view(f"V{TEXT_KEY_BYTES}").reshape(-1))
-    return whole.view(np.uint8).reshape(-1, TEXT_KEY_BYTES)
+def distinct_keys(keys: np.ndarray) -> np.ndarray:
+    """Return keys uint8[n, 16] sorted, each once."""
+    return np.unique(_whole(keys)).view(np.uint8).reshape(-1, TEXT_KEY_BYTES)
+
+
+def _whole(keys: np.ndarray) -> np.ndarray:
+    """View keys uint8[n, 16] as one item each, [n]."""
+    return np.ascontiguousarray(keys).view(f"V{TEXT_KEY_BYTES}").reshape(-1)
 
 
 def token_counts(model: Model, texts: list[str], max_len: int) -> list[int] | None:

@@ -15,7 +15,16 @@ TEXT_KEY_BYTES = 16
 
 # Bump a step's number when its results change for the same inputs: snakemake does not see edits of a
 # module that a shell command runs. tests/unit/test_golden.py fails when results change without it.
-VERSION = {"encoder": 1, "texts": 1, "search": 1, "score": 1, "mine": 1, "summary": 1, "track": 1}
+VERSION = {
+    "encoder": 1,
+    "derived": 1,
+    "texts": 1,
+    "search": 1,
+    "score": 1,
+    "mine": 1,
+    "summary": 1,
+    "track": 1,
+}
 
 
 def canonical_json(value) -> bytes:
@@ -82,14 +91,30 @@ def texts_recipe(role: str, digests: list[str], template: str) -> dict:
     }
 
 
+def derived_recipe(truncate_dim: int | None, normalize: bool, quantization: str | None) -> dict:
+    """List how the vectors that are searched are made of the stored ones; empty if they are the same."""
+    recipe: dict = {}
+    if truncate_dim is not None:
+        recipe |= {"truncate_dim": truncate_dim, "normalize": normalize}
+    if quantization is not None:
+        recipe["quantization"] = quantization
+    return {"version": VERSION["derived"], **recipe} if recipe else {}
+
+
 def search_recipe(
-    queries: dict[str, str], corpus: dict[str, str], similarity: str, exclude_identical_ids: bool
+    queries: dict[str, str],
+    corpus: dict[str, str],
+    similarity: str,
+    exclude_identical_ids: bool,
+    derived: dict | None = None,
 ) -> dict:
     """List what determines a ranking: two collections as {"encoder": key, "texts": key} and the rules.
 
-    The depth is no part: a deeper ranking of the same recipe begins with the shallower one.
+    `derived` is a derived_recipe. The depth is no part: a deeper ranking of the same recipe begins with
+    the shallower one.
     """
     return {
+        **({"derived": derived} if derived else {}),
         "kind": "search",
         "version": VERSION["search"],
         "queries": queries,

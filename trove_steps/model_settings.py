@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trove_steps.errors import TroveStepsError
+from trove_steps.keys import derived_recipe
 from trove_steps.models import locate_model
 
 POOLINGS = ("mean", "first_token", "last_token")  # Trove's; from a model's files also:
@@ -73,6 +74,8 @@ class ModelSettings:
     truncation_side: str = "right"
     encoder_class: str = "default"
     truncate_dim: int | None = None
+    quantization: str | None = None
+    embedding_dtype: str = "float32"
     similarity: str = "dot"
     query_format: str = "{text}"
     passage_format: str = "{title} {text}"
@@ -93,8 +96,8 @@ class ModelSettings:
         """Return what, beside the model's files, determines the vector of a string.
 
         Templates are no part of it (they are in the string), nor are the attention kernel and
-        the padding, which change the last bits at most. Options that are off leave no trace, so that
-        a new option does not rename what exists.
+        the padding, which change the last bits at most, nor what is derived from stored vectors.
+        Options that are off leave no trace, so that a new option does not rename what exists.
         """
         recipe = {
             "pooling": self.pooling,
@@ -105,8 +108,8 @@ class ModelSettings:
         }
         if self.truncation_side != "right":
             recipe["truncation_side"] = self.truncation_side
-        if self.truncate_dim is not None:
-            recipe["truncate_dim"] = self.truncate_dim
+        if self.embedding_dtype != "float32":
+            recipe["embedding_dtype"] = self.embedding_dtype
         if self.padding_side != "right":
             recipe["padding_side"] = self.padding_side
         if self.load_in_8bit:
@@ -119,6 +122,10 @@ class ModelSettings:
             digest = hashlib.sha256(source).hexdigest()
             recipe["encoder_class"] = {"name": self.encoder_class, "sha256": digest}
         return recipe
+
+    def derived_recipe(self) -> dict:
+        """Return how the vectors that are searched are made of the stored ones."""
+        return derived_recipe(self.truncate_dim, self.normalize, self.quantization)
 
     def described(self) -> dict[str, dict]:
         """Return option → {"value", "source"} of every option, for records and people."""

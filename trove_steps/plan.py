@@ -234,7 +234,13 @@ class Plan:
     def search_flags(self, search: str) -> list[str]:
         """Return the rules of a search as flags of the search step."""
         cell = self.searches[search]
-        flags = ["--similarity", self.models[cell.model].settings.similarity]
+        settings = self.models[cell.model].settings
+        flags = ["--similarity", settings.similarity]
+        if settings.truncate_dim is not None:
+            flags += ["--truncate-dim", str(settings.truncate_dim)]
+            flags += ["--normalize"] if settings.normalize else []
+        if settings.quantization is not None:
+            flags += ["--quantization", settings.quantization]
         if self.config["datasets"][cell.dataset]["exclude_identical_ids"]:
             flags.append("--exclude-identical-ids")
         return flags
@@ -362,6 +368,7 @@ class Plan:
             corpus.identity,
             model.settings.similarity,
             options["exclude_identical_ids"],
+            model.settings.derived_recipe(),
         )
         search = recipe_key(searched)
         evaluation = {

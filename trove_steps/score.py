@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trove_steps.arguments import run_step, shown_path, step_parser
 from trove_steps.data import read_qrels
+from trove_steps.derived import searched_bytes
 from trove_steps.distributed import Comm, communicator
 from trove_steps.files import read_json, write_json, written_atomically
 from trove_steps.metrics import evaluate
@@ -38,6 +39,7 @@ def run(arguments, comm: Comm) -> None:
         arguments.ir_metrics_k_values,
         arguments.ir_metrics_relevance_threshold,
     )
+    search = read_json(arguments.search)["recipe"]
     folder = arguments.record.parent.parent
     folder.mkdir(parents=True, exist_ok=True)
     metrics, per_query, trec = (
@@ -52,7 +54,8 @@ def run(arguments, comm: Comm) -> None:
         arguments.record,
         [metrics, per_query, trec],
         cell=arguments.name,
-        search=read_json(arguments.search)["recipe"],
+        search=search,
+        bytes_per_vector=searched_bytes(arguments.encoding_cache_dir, search),
         qrels=arguments.sha256,
         depth=arguments.depth,
         k_values=arguments.ir_metrics_k_values,

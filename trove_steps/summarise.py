@@ -15,10 +15,13 @@ def run(arguments) -> None:
     """Write the table and its record."""
     cells = []
     for evaluation in arguments.evaluations:
-        dataset, model = read_json(evaluation)["cell"].split("/")
+        record = read_json(evaluation)
+        dataset, model = record["cell"].split("/")
         figures = read_json(evaluation.parent.parent / "metrics.json")
         counts = {name: value for name, value in figures.items() if name.startswith("num_")}
-        metrics = {name: value for name, value in figures.items() if name not in counts}
+        if "bytes_per_vector" in record:
+            counts["bytes_per_vector"] = record["bytes_per_vector"]
+        metrics = {name: value for name, value in figures.items() if not name.startswith("num_")}
         cells.append({"dataset": dataset, "model": model, "metrics": metrics, **counts})
     table = arguments.record.parent.parent / TABLE
     drop_records(arguments.record)
