@@ -6,11 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from trove_steps.config import load_schema
+from trove_steps.config import VARIANTS, load_schema
 from trove_steps.errors import TroveStepsError
 from trove_steps.torchrun import end_with_launcher
 
-NOT_OF_ENCODING = ("model_revision", "truncate_dim", "quantization")  # the plan's and the search's
 OTHER_ROLE = {"corpus": "query_", "queries": "passage_"}
 
 
@@ -18,7 +17,9 @@ def model_options(role: str) -> dict[str, dict]:
     """Return the model options of the schema that concern a role, "corpus" or "queries"."""
     options = load_schema()["$defs"]["model"]["properties"]
     return {
-        name: option for name, option in options.items() if not name.startswith(OTHER_ROLE[role])
+        name: option
+        for name, option in options.items()
+        if not name.startswith(OTHER_ROLE[role]) and name not in VARIANTS  # the search's
     }
 
 
@@ -26,7 +27,7 @@ def model_flags(given: dict, role: str) -> list[str]:
     """Spell the model options that a configuration sets as command line flags of an encode step."""
     flags = []
     for name in model_options(role):
-        if name in given and name not in ("model_name_or_path", *NOT_OF_ENCODING):
+        if name in given and name not in ("model_name_or_path", "model_revision"):
             value = given[name]
             shown = str(value).lower() if isinstance(value, bool) else str(value)
             flags.append(f"{_flag(name)}={shown}")
@@ -37,7 +38,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, role: str) -> None:
     """Add the model options of a role to a parser; an option that is not given is None."""
     group = parser.add_argument_group("model")
     for name, option in model_options(role).items():
-        if name in NOT_OF_ENCODING:
+        if name == "model_revision":
             continue
         extra = {"required": True} if name == "model_name_or_path" else {}
         group.add_argument(

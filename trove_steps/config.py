@@ -14,6 +14,7 @@ from trove_steps.data import format_text
 from trove_steps.errors import TroveStepsError
 
 VARIANTS = ("truncate_dim", "quantization")  # options of which a list makes variants of a model
+PATHS = ("corpus_path", "query_path", "qrel_path", "corpus_embeddings", "query_embeddings")
 SCHEMA_PATH = Path(__file__).parent.parent / "workflow" / "schemas" / "config.schema.yaml"
 
 
@@ -97,6 +98,8 @@ def _check(config: dict, schema: dict) -> None:
         _Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path]
     )
     lines = [line for error in errors for line in _explain(error)]
+    if isinstance(config, dict) and isinstance(config.get("datasets"), dict):
+        lines = _missing_texts(config) + lines
     if lines:
         raise TroveStepsError("\n".join(dict.fromkeys(lines)))
 
@@ -271,7 +274,7 @@ def _normalise(config: dict) -> None:
                 pair[option] = [pair[option]]
     _expand_variants(config)
     for dataset in config.get("datasets", {}).values():
-        for option in ("corpus_path", "query_path", "qrel_path"):
+        for option in PATHS:
             if option in dataset:
                 paths = dataset[option]
                 paths = [paths] if isinstance(paths, str) else paths
@@ -291,6 +294,19 @@ def _normalise(config: dict) -> None:
                 f"evaluation.search_topk: {depth} is less than the largest cut-off "
                 f"{max(cutoffs)} of evaluation.ir_metrics_k_values; raise it or leave it out"
             )
+
+
+def _missing_texts(config: dict) -> list[str]:
+    """Say which data sets have neither texts nor vectors in their place."""
+    return [
+        f"datasets.{name}.{texts}: missing; it must be set"
+        for name, dataset in config["datasets"].items()
+        for texts, vectors in (
+            ("corpus_path", "corpus_embeddings"),
+            ("query_path", "query_embeddings"),
+        )
+        if isinstance(dataset, dict) and texts not in dataset and vectors not in dataset
+    ]
 
 
 def _expand_variants(config: dict) -> None:

@@ -17,7 +17,7 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
 from trove_steps.keys import TEXT_KEY_BYTES, text_key
 from trove_steps.model_settings import read_modules, transformer_folder
-from trove_steps.plan import Encoding, Model, Plan
+from trove_steps.plan import Encoding, Imported, Model, Plan
 from trove_steps.stages import cell_stages
 from trove_steps.store import Shard, Store
 
@@ -76,6 +76,8 @@ class Estimator:
         return vector_width(encoding.model.folder)
 
     def _count(self, encoding: Encoding) -> Need:
+        if isinstance(encoding, Imported):
+            return Need(0, 0, 0, sum(link.stat().st_size for link in encoding.links), 0.0)
         keys, id_bytes = [np.empty((0, TEXT_KEY_BYTES), np.uint8)], 0
         for block, _, ids in _texts(encoding):
             keys.append(block)

@@ -87,8 +87,8 @@ def explain(plan: Plan, cell: Cell, steps: Iterable[str] = ()) -> list[Stage]:
     for stage in stages:
         if stage.state != "needed":
             continue
-        if stage.step.startswith("encode"):
-            encoding = cell.corpus if stage.step == "encode corpus" else cell.queries
+        if stage.step.endswith(("corpus", "queries")):
+            encoding = cell.corpus if stage.step.endswith("corpus") else cell.queries
             _explain_encoding(plan, estimator, encoding, stage)
         elif stage.step == "search":
             _explain_search(plan, cell, stage)

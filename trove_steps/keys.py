@@ -18,11 +18,12 @@ TEXT_KEY_BYTES = 16
 VERSION = {
     "encoder": 1,
     "derived": 1,
+    "imported": 1,
     "texts": 1,
     "search": 1,
     "score": 1,
     "mine": 1,
-    "summary": 1,
+    "summary": 2,
     "track": 1,
 }
 
@@ -88,6 +89,16 @@ def texts_recipe(role: str, digests: list[str], template: str) -> dict:
         "version": VERSION["texts"],
         "files": digests,
         "template": template,
+    }
+
+
+def imported_recipe(vector_digests: list[str], text_digests: list[str]) -> dict:
+    """List what determines vectors that were computed elsewhere: the SHA-256 of their files in order."""
+    return {
+        "kind": "imported",
+        "version": VERSION["imported"],
+        "vectors": vector_digests,
+        "files": text_digests,
     }
 
 

@@ -19,6 +19,7 @@ from trove_steps.fingerprint import Fingerprints
 from trove_steps.keys import (
     VERSION,
     encoder_recipe,
+    imported_recipe,
     recipe_key,
     search_recipe,
     texts_recipe,
@@ -30,6 +31,7 @@ from trove_steps.store import manifest_path
 
 ROLES = {"corpus": "passage", "queries": "query"}
 PATH_OPTION = {"corpus": "corpus_path", "queries": "query_path"}
+EMBEDDINGS_OPTION = {"corpus": "corpus_embeddings", "queries": "query_embeddings"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Encoding:
     model: Model
     digests: tuple[str, ...]
     links: tuple[Path, ...]
+    step = "encode"
 
     @property
     def template(self) -> str:
@@ -80,6 +83,27 @@ class Encoding:
     @property
     def identity(self) -> dict[str, str]:
         return {"encoder": self.encoder, "texts": self.texts}
+
+
+@dataclass(frozen=True)
+class Imported(Encoding):
+    """One collection of vectors that were computed elsewhere; `digests` and `links` are of their files."""
+
+    text_digests: tuple[str, ...] = ()
+    text_links: tuple[Path, ...] = ()
+    step = "import"
+
+    @property
+    def encoder_recipe(self) -> dict:
+        return imported_recipe(list(self.digests), list(self.text_digests))
+
+    @property
+    def texts_recipe(self) -> dict:
+        return self.encoder_recipe
+
+    @cached_property
+    def encoder(self) -> str:
+        return f"imported-{self.texts}"
 
 
 @dataclass(frozen=True)
@@ -321,10 +345,10 @@ class Plan:
 
     def _check_inputs(self) -> None:
         lines = []
-        for name in dict.fromkeys(dataset for dataset, _ in self.pairs):
+        for name, model in self.pairs:
             dataset = self.config["datasets"][name]
-            for option in ("corpus_path", "query_path", "qrel_path"):
-                paths = dataset.get(option, [])
+            for option in (*PATH_OPTION.values(), "qrel_path", *EMBEDDINGS_OPTION.values()):
+                paths = [for_cell(path, name, model) for path in dataset.get(option, [])]
                 for position, path in enumerate(paths):
                     suffix = f"[{position}]" if len(paths) > 1 else ""
                     try:
@@ -332,7 +356,7 @@ class Plan:
                     except TroveStepsError as error:
                         lines.append(str(error))
         if lines:
-            raise TroveStepsError("\n".join(lines))
+            raise TroveStepsError("\n".join(dict.fromkeys(lines)))
 
     def _intern(self, paths: list[str]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
         """Return the digests and the links of some files; each list is looked at once per plan."""
@@ -355,8 +379,13 @@ class Plan:
         return Model(name, folder, files, settings, link)
 
     def _encoding(self, role: str, dataset: str, model: Model) -> Encoding:
-        digests, links = self._intern(self.config["datasets"][dataset][PATH_OPTION[role]])
-        return Encoding(role, model, digests, links)
+        options = self.config["datasets"][dataset]
+        texts = self._intern(options.get(PATH_OPTION[role], []))
+        given = options.get(EMBEDDINGS_OPTION[role])
+        if given:
+            vectors = self._intern([for_cell(path, dataset, model.name) for path in given])
+            return Imported(role, model, *vectors, *texts)
+        return Encoding(role, model, *texts)
 
     def _cell(self, dataset: str, model: Model) -> Cell:
         options = self.config["datasets"][dataset]
@@ -437,6 +466,11 @@ class Plan:
                     f"removed so that they are made again ({error}): check its permissions"
                 ) from None
         return record
+
+
+def for_cell(path: str, dataset: str, model: str) -> str:
+    """Fill {dataset} and {model} into a path of the configuration."""
+    return path.replace("{dataset}", dataset).replace("{model}", model)
 
 
 def round_up(depth: int) -> int:

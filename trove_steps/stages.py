@@ -52,7 +52,7 @@ def cell_stages(plan: Plan, cell: Cell) -> list[Stage]:
     first = []
     for encoding in (cell.corpus, cell.queries):
         manifest = plan.encoding_manifest(encoding)
-        first.append(Stage(f"encode {encoding.role}", manifest, _state(manifest, wanted)))
+        first.append(Stage(f"{encoding.step} {encoding.role}", manifest, _state(manifest, wanted)))
     return [*first, *middle, *ends]
 
 

@@ -24,6 +24,7 @@ PROCESSES = processes(PLAN.config["nproc_per_node"])
 wildcard_constraints:
     encoder="[0-9a-f]{32}",
     texts="[0-9a-f]{32}",
+    role="corpus|queries",
     search="[0-9a-f]{32}",
     key="[0-9a-f]{32}",
     depth="[0-9]+",
@@ -64,6 +65,21 @@ def get_encode_inputs(role):
 
 def get_digests(role):
     return lambda wildcards: get_encoding(role, wildcards).digests
+
+
+def get_imported(wildcards):
+    imported = f"imported-{wildcards.encoder}"
+    return PLAN.encodings[wildcards.role, imported, wildcards.texts]
+
+
+def get_import_inputs(wildcards):
+    imported = get_imported(wildcards)
+    files = {"embeddings": imported.links, "texts": imported.text_links}
+    return {name: [ancient(link) for link in links] for name, links in files.items()}
+
+
+def get_import_digests(which):
+    return lambda wildcards: getattr(get_imported(wildcards), which)
 
 
 def get_model_flags(role):
