@@ -4,10 +4,10 @@ import argparse
 import sys
 
 from trove_steps import __version__
-from trove_steps.commands import cache, certify, export, plan, why
+from trove_steps.commands import cache, certify, export, export_run, plan, why
 from trove_steps.errors import TroveStepsError
 
-COMMANDS = (cache, certify, export, plan, why)
+COMMANDS = (cache, certify, export, export_run, plan, why)
 
 
 def main(arguments: list[str] | None = None) -> int:
