@@ -21,6 +21,7 @@ include: "workflow/rules/import.smk"
 include: "workflow/rules/search.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/mine.smk"
+include: "workflow/rules/embeddings.smk"
 
 
 rule all:

@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-
+from trove_steps import compaction
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
 from trove_steps.fingerprint import hash_file
 from trove_steps.keys import TEXT_KEY_BYTES, recipe_key
-from trove_steps.store import DamagedShard, Shard, Store
+from trove_steps.store import DamagedShard, Shard, Store, collection_keys, dropped_mark, last_use
 
 ROLES = ("corpus", "queries")
 
@@ -43,21 +41,6 @@ class Collection:
         """The size of its vectors and keys; rows that other collections share count too."""
         return self.rows * (TEXT_KEY_BYTES + 4 * self.content["dim"])
 
-    def table(self) -> pa.Table:
-        """Return the table of rows; TroveStepsError if it is damaged."""
-        try:
-            table = pa.ipc.open_file(pa.memory_map(str(self.rows_path))).read_all()
-            if len(table) != self.rows:
-                raise pa.ArrowInvalid(f"{len(table)} rows instead of {self.rows}")
-            return table
-        except (OSError, pa.ArrowException) as error:
-            raise TroveStepsError(f"{self.rows_path} can't be read ({error})") from None
-
-    def shard_names(self) -> list[str]:
-        """Return the shards that hold its vectors, in the order of the table's numbers."""
-        table = self.table()
-        return table.schema.metadata[b"shards"].decode().split("\n") if len(table) else []
-
 
 @dataclass
 class EncoderFolder:
@@ -70,24 +53,20 @@ class EncoderFolder:
         return self.directory.name
 
     @cached_property
-    def recipe(self) -> dict:
-        """The unhashed recipe; empty if it is not there."""
-        try:
-            return read_json(self.directory / "recipe.json")
-        except TroveStepsError:
-            return {}
-
-    @cached_property
     def store(self) -> Store:
         return Store(self.directory.parent.parent, self.key)
 
     @cached_property
+    def recipe(self) -> dict:
+        """The unhashed recipe; empty if no job has finished yet."""
+        return self.store.recipe() or {}
+
+    @cached_property
     def collections(self) -> list[Collection]:
         found = []
-        for role in ROLES:
-            for path in sorted(self.directory.glob(f"{role}-*.json")):
-                texts = path.stem.removeprefix(f"{role}-")
-                found.append(Collection(path, role, texts, read_json(path)))
+        for path in self.store.manifests():
+            role, _, texts = path.stem.partition("-")
+            found.append(Collection(path, role, texts, read_json(path)))
         return found
 
     def shards(self) -> dict[str, tuple[int, int]]:
@@ -143,8 +122,8 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def last_use(paths: Iterable[Path]) -> float:
-    """Return when one of these files was last written or used, in seconds since 1970."""
+def _last_write(paths: Iterable[Path]) -> float:
+    """Return when one of these files was last written, in seconds since 1970."""
     return max((path.lstat().st_mtime for path in paths if os.path.lexists(path)), default=0.0)
 
 
@@ -157,20 +136,11 @@ def usage(cache: Cache, names: dict[tuple[str, str, str], list[str]]) -> dict:
     `names` says which data sets of a configuration a collection (role, encoder, texts) belongs to.
     Bytes of collections overlap where they share texts; those of encoders do not.
     """
-    used_by: dict[tuple[str, str], list[Path]] = {}
-    for folder in cache.searches:
-        for manifest in folder.glob("top*.json"):
-            recipe = read_json(manifest).get("recipe", {})
-            for side in ROLES:
-                place = recipe.get(side, {})
-                identity = place.get("encoder", ""), place.get("texts", "")
-                used_by.setdefault(identity, []).append(manifest)
     encoders, collections = [], []
     for folder in cache.encoders:
         shards = folder.shards()
         listed = []
         for collection in folder.collections:
-            reads = used_by.get((folder.key, collection.texts), [])
             files = collection.content["recipe"].get("files", [])
             listed.append(
                 {
@@ -181,7 +151,7 @@ def usage(cache: Cache, names: dict[tuple[str, str, str], list[str]]) -> dict:
                     "datasets": names.get((collection.role, folder.key, collection.texts), []),
                     "rows": collection.rows,
                     "bytes": collection.vector_bytes + size_of(collection.rows_path),
-                    "last_use": last_use([collection.manifest, collection.rows_path, *reads]),
+                    "last_use": last_use(collection.manifest),
                 }
             )
         paths = [folder.store.shard_path(name) for name in shards]
@@ -193,7 +163,7 @@ def usage(cache: Cache, names: dict[tuple[str, str, str], list[str]]) -> dict:
                 "shards": len(shards),
                 "rows": sum(rows for rows, _ in shards.values()),
                 "bytes": size_of(folder.directory),
-                "last_use": max([last_use(paths), *(entry["last_use"] for entry in listed)]),
+                "last_use": max([_last_write(paths), *(entry["last_use"] for entry in listed)]),
             }
         )
         collections += listed
@@ -271,53 +241,26 @@ def verify(cache: Cache, repair: bool = True) -> Verification:
 
 def _verify_shards(folder: EncoderFolder, found: Verification, repair: bool) -> None:
     for name in folder.store.shard_names():
-        path = folder.store.shard_path(name)
-        try:
-            size = path.stat().st_size
-            sound = hash_file(path) == name
-        except (OSError, TroveStepsError):
-            if not path.exists():
-                continue  # another job has just removed it
-            raise
         found.shards += 1
-        found.bytes += size
-        if sound:
-            continue
-        remedy = "left alone"
-        if repair:
-            try:
-                path.replace(path.with_suffix(".damaged"))
-                remedy = f"set aside as {path.with_suffix('.damaged').name}"
-            except OSError as error:
-                remedy = f"can't be set aside ({error.strerror})"
-        found.damages.append(Damage(path, "its bytes do not have the hash it is named for", remedy))
+        found.bytes += size_of(folder.store.shard_path(name))
+    remedy = "set aside; its texts are encoded again" if repair else "left alone"
+    for damaged in compaction.verify(folder.store, set_aside=repair):
+        path = folder.store.shard_path(damaged.name)
+        found.damages.append(Damage(path, damaged.problem.removeprefix(f"{path}: "), remedy))
 
 
 def _collection_problem(folder: EncoderFolder, collection: Collection) -> str:
-    """Return what is wrong with a collection, "" if each of its rows is where its table says."""
+    """Return what is wrong with a collection, "" if the store has a vector for each of its keys."""
     try:
-        table = collection.table()
+        keys = collection_keys(collection.manifest)
     except TroveStepsError as error:
         return str(error)
-    keys = b"".join(
-        chunk.buffers()[1].to_pybytes()[
-            chunk.offset * TEXT_KEY_BYTES : (chunk.offset + len(chunk)) * TEXT_KEY_BYTES
-        ]
-        for chunk in table["key"].chunks
-    )
-    if hashlib.sha256(keys).hexdigest() != collection.content["keys_sha256"]:
+    if hashlib.sha256(keys.tobytes()).hexdigest() != collection.content["keys_sha256"]:
         return "its keys do not have the hash that the manifest gives"
-    expected = np.frombuffer(keys, np.uint8).reshape(-1, TEXT_KEY_BYTES)
-    shards, rows = table["shard"].to_numpy(), table["row"].to_numpy()
-    for number, name in enumerate(collection.shard_names()):
-        mine = shards == number
-        try:
-            shard = Shard(folder.store.shard_path(name))
-            if not np.array_equal(shard.keys[rows[mine]], expected[mine]):
-                return f"rows of it stand elsewhere than in shard {name}"
-        except (DamagedShard, OSError, IndexError):
-            return f"its shard {name} is missing or damaged"
-    return ""
+    if dropped_mark(collection.manifest).exists():
+        return ""
+    lost = len(keys) - int(folder.store.find(keys).known.sum())
+    return f"{lost:,} of its {len(keys):,} vectors are not in the store" if lost else ""
 
 
 def _search_problem(manifest: Path, found: Verification) -> str:
@@ -401,7 +344,7 @@ def reached_by_list(lines: Iterable[str]) -> Kept:
 
 @dataclass(frozen=True)
 class Garbage:
-    """A file or folder that nothing reaches."""
+    """Something that nothing reaches: a file or folder, or rows of an encoder's shards."""
 
     path: Path
     what: str
@@ -409,81 +352,76 @@ class Garbage:
     last_use: float
 
 
-def find_garbage(cache: Cache, kept: Kept, older_than: float) -> list[Garbage]:
-    """Return what `kept` does not reach and nobody has used for `older_than` seconds, manifests first.
+def collect_garbage(cache: Cache, kept: Kept, older_than: float, dry_run: bool) -> list[Garbage]:
+    """Remove what `kept` does not reach and nobody has used for `older_than` seconds; return it.
 
-    A shard stays as long as one collection that stays has a row in it.
+    Rows of shards go by compaction, which rewrites the shards that also hold rows that stay. Shards
+    that a job has written or asked for since count as used.
     """
     horizon = time.time() - older_than
     found = [*_unreached_searches(cache, kept), *_unreached_inputs(cache, kept)]
-    old = [garbage for garbage in found if garbage.last_use <= horizon]
+    removed = [garbage for garbage in found if garbage.last_use <= horizon]
+    if not dry_run:
+        for garbage in removed:
+            _remove(garbage.path)
     for folder in cache.encoders:
-        old += _unreached_vectors(folder, kept, horizon)
-    return old
+        removed += _collect_vectors(folder, kept, older_than, dry_run)
+    return removed
 
 
 def _unreached_searches(cache: Cache, kept: Kept) -> Iterator[Garbage]:
     for folder in cache.searches:
         if folder.name not in kept.searches:
-            yield Garbage(folder, "search", size_of(folder), last_use(folder.iterdir()))
+            yield Garbage(folder, "search", size_of(folder), _last_write(folder.iterdir()))
 
 
 def _unreached_inputs(cache: Cache, kept: Kept) -> Iterator[Garbage]:
     for link in sorted((cache.directory / "in").glob("*")):
         if link.name not in kept.inputs and not link.exists():
-            yield Garbage(link, "link to a file that is gone", 0, last_use([link]))
+            yield Garbage(link, "link to a file that is gone", 0, _last_write([link]))
 
 
-def _unreached_vectors(folder: EncoderFolder, kept: Kept, horizon: float) -> Iterator[Garbage]:
-    dropped, held = [], set()
+def _collect_vectors(
+    folder: EncoderFolder, kept: Kept, older_than: float, dry_run: bool
+) -> list[Garbage]:
+    """Remove the collections of an encoder that nothing reaches, then the rows that none has."""
+    removed, staying = [], []
     for collection in folder.collections:
-        paths = [collection.manifest, collection.rows_path]
-        used = last_use(paths)
-        if (folder.key, collection.role, collection.texts) in kept.collections or used > horizon:
-            held.update(collection.shard_names())
+        used = last_use(collection.manifest)
+        reached = (folder.key, collection.role, collection.texts) in kept.collections
+        if reached or time.time() - used < older_than:
+            staying.append(collection.manifest)
             continue
-        for path in paths:
-            dropped.append(Garbage(path, collection.role, size_of(path), used))
+        for path in (collection.manifest, collection.rows_path):
+            removed.append(Garbage(path, collection.role, size_of(path), used))
+            if not dry_run:
+                _remove(path)
     if folder.key in kept.growing:
-        yield from dropped
-        return
-    young = False
-    for path in sorted((folder.directory / "shards").glob("*")):
-        used = last_use([path])
-        if used > horizon:
-            young = True
-        elif path.suffix != ".arrow":
-            dropped.append(Garbage(path, "leftover", size_of(path), used))
-        elif path.stem not in held:
-            dropped.append(Garbage(path, "shard", size_of(path), used))
-    if young:
-        # A job that still writes here may count on any of the shards.
-        dropped = [garbage for garbage in dropped if garbage.what != "shard"]
-    elif not held:
-        yield Garbage(
-            folder.directory,
-            "encoder",
-            size_of(folder.directory),
-            last_use(folder.directory.iterdir()),
+        return removed
+    live = compaction.live_rows(folder.store, staying, older_than)
+    if not all(rows.all() for rows in live.values()):
+        shards = [folder.store.shard_path(name) for name in live]
+        used = _last_write(shards)
+        figures = compaction.compact(folder.store, live=live, dry_run=dry_run)
+        freed = figures.bytes_before - figures.bytes_after
+        removed.append(
+            Garbage(folder.store.shards_directory, f"{figures.removed:,} rows", freed, used)
         )
-        return
-    yield from dropped
+    if not staying and not any(rows.any() for rows in live.values()) and not dry_run:
+        _remove(folder.directory)
+    return removed
 
 
-def remove(garbage: Iterable[Garbage]) -> int:
-    """Delete what was found; return the bytes. A manifest goes before what it promises."""
-    freed = 0
-    for item in garbage:
-        try:
-            if item.path.is_dir() and not item.path.is_symlink():
-                for manifest in item.path.glob("*.json"):
-                    manifest.unlink(missing_ok=True)
-                shutil.rmtree(item.path)
-            else:
-                item.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise TroveStepsError(
-                f"{item.path} can't be removed ({error.strerror}): check its permissions"
-            ) from None
-        freed += item.bytes
-    return freed
+def _remove(path: Path) -> None:
+    """Delete a file or a folder, in which manifests go before what they promise."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            for manifest in path.glob("*.json"):
+                manifest.unlink(missing_ok=True)
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise TroveStepsError(
+            f"{path} can't be removed ({error.strerror}): check its permissions"
+        ) from None

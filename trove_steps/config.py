@@ -279,6 +279,9 @@ def _normalise(config: dict) -> None:
                 paths = dataset[option]
                 paths = [paths] if isinstance(paths, str) else paths
                 dataset[option] = [os.path.expanduser(path) for path in paths]
+        for option in ("corpus_cache", "query_cache"):
+            if option in dataset:
+                dataset[option] = os.path.expanduser(dataset[option])
     evaluation = config.get("evaluation")
     if evaluation is not None:
         cutoffs = evaluation["ir_metrics_k_values"]

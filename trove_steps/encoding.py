@@ -1,18 +1,17 @@
 """Encoding a collection: only strings that the store does not hold yet go through the model.
 
-Rank 0 reads the files, names every text by its key and writes the texts that have no vector yet to a
-work file, longest first. All ranks then claim portions of it, encode them and add them to the store as
-shards, each a portion of about CLAIM_SECONDS of work: that is what a kill can lose. When all is done,
-rank 0 writes the rows table and the manifest.
+Rank 0 reads the files, names every text by its key, looks the keys up, and reads the files once more to put
+the texts that have no vector into a work file. All ranks then claim portions of it, longest texts first,
+encode them and add them to the store as shards, each a portion of about CLAIM_SECONDS of work: that is what
+a kill can lose. When all is done, rank 0 writes the rows table and the manifest.
 """
 
-import contextlib
 import json
 import math
-import os
 import time
 import uuid
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ from trove_steps.arguments import shown_path
 from trove_steps.data import check_unique_ids, format_text, read_records
 from trove_steps.distributed import Comm, pick_device, share_cpu_threads
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import written_atomically
 from trove_steps.fingerprint import Fingerprints, check_unchanged
 from trove_steps.keys import (
     TEXT_KEY_BYTES,
@@ -33,11 +31,11 @@ from trove_steps.keys import (
 )
 from trove_steps.model_settings import ModelSettings, model_files
 from trove_steps.progress import progress_bar, report
-from trove_steps.store import Shard, Store, manifest_path, write_collection
+from trove_steps.store import Places, Store, manifest_path, write_collection
+from trove_steps.work import Portion, Work, remove_leftovers, write_work
 
 CLAIM_SECONDS = 20.0
-FIRST_CLAIM_CHARACTERS = 100_000
-LEFTOVER_SECONDS = 24 * 3600  # age at which a temporary file is taken for one of a killed job
+LEAST_CLAIM_SECONDS = 0.5  # smaller portions would mostly fill up batches
 
 
 @dataclass(frozen=True)
@@ -69,30 +67,59 @@ class Job:
 
 @dataclass
 class Record:
-    """What an encode job did; seconds are of the rank that took longest for them."""
+    """What an encode job did: one line of records.jsonl.
 
+    rows: texts of the collection; distinct: different strings among them; encoded: strings that went
+    through the model; reused: all other rows. padded_tokens: tokens that the model was given, padding
+    included; padding_share is their part that no text has. tokens_per_second: over seconds["encode"].
+    ranks: what each rank encoded, and the seconds it was busy with that. threads: per rank. pure: whether
+    a vector's bits are independent of what else is in its batch, as tried on the device of rank 0.
+    seconds: read (the files), look_up, load (the model), encode (from the first rank's start to the last
+    one's end), tokenize, forward, write, total; what ranks spend side by side is of the slowest one.
+    What is known only when something was encoded is None or 0 otherwise.
+    """
+
+    role: str
+    model: str
     rows: int = 0
+    distinct: int = 0
     reused: int = 0
     encoded: int = 0
     tokens: int = 0
     padded_tokens: int = 0
+    padding_share: float | None = None
     truncated_texts: int = 0
     truncated_tokens: int = 0
+    tokens_per_second: float | None = None
+    shards: int = 0
+    dim: int = 0
+    device: str | None = None
+    device_name: str | None = None
+    dtype: str = ""
+    threads: int | None = None
+    world_size: int = 1
+    pure: bool | None = None
+    ranks: list[dict] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def line(self, role: str) -> str:
+    def line(self) -> str:
         """Return the one line that a person reads."""
         text = (
-            f"encode {role}: {self.rows:,} texts, {self.reused:,} reused, {self.encoded:,} encoded"
+            f"encode {self.role}: {self.rows:,} texts, {self.reused:,} reused, "
+            f"{self.encoded:,} encoded"
         )
         if self.encoded:
-            forward = self.seconds.get("total", 0.0) or 1e-9
-            padding = 1 - self.tokens / max(1, self.padded_tokens)
             text += (
-                f" · {self.tokens:,} tokens, {self.tokens / forward:,.0f} tokens/s, "
-                f"{padding:.1%} padding, {self.truncated_texts:,} texts truncated"
+                f" · {self.tokens:,} tokens, {self.tokens_per_second:,.0f} tokens/s, "
+                f"{self.padding_share:.1%} padding, {self.truncated_texts:,} texts truncated"
             )
-        return text + f" · {self.seconds.get('total', 0):.1f} s"
+            if self.truncated_texts:
+                text += f" by {self.truncated_tokens:,} tokens"
+        return text + f" · {self.seconds['total']:.1f} s"
+
+    def spend(self, phase: str, seconds: float) -> None:
+        """Add to the seconds of a phase."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
 
 def run(job: Job, comm: Comm) -> None:
@@ -100,35 +127,33 @@ def run(job: Job, comm: Comm) -> None:
     started = time.perf_counter()
     recipe = _encoder_recipe(job)
     store = Store(job.cache_dir, recipe_key(recipe))
-    record = Record()
-    work, collection = None, None
+    record = Record(job.role, job.model_name, dtype=job.settings.torch_dtype, world_size=comm.world)
     if comm.rank == 0:
         collection = _read_collection(job, store, record)
-        work = collection.pop("work")
-    pending = comm.broadcast(0 if work is None else len(work))
-    if pending:
-        work = _share_work(store, work, comm)
+        places = _look_up(store, collection.keys, record)
+        pending = places.first & ~places.known
+        store.touch(places.used())
+        record.rows, record.distinct = len(pending), int(places.first.sum())
+        record.encoded = int(pending.sum())
+        record.reused = record.rows - record.encoded
+    if comm.broadcast(record.encoded):
+        portions = _unknown_texts(job, collection, pending) if comm.rank == 0 else None
+        work = _share_work(job, store, portions, comm, record)
         _encode_pending(job, recipe, store, work, comm, record)
-        comm.barrier()
-        _add_up(record, comm)
+        if comm.rank == 0:
+            places = _look_up(store, collection.keys, record)
     if comm.rank != 0:
         return
+    began = time.perf_counter()
     store.write_recipe(recipe)
-    index = store.index()
-    collection["shards"], collection["rows"] = index.find(collection["keys"])
-    collection["names"] = index.names
-    lost = int((collection["shards"] < 0).sum())
-    if lost:
-        raise TroveStepsError(
-            f"{lost} of {len(collection['keys'])} vectors are not in the store {store.directory} after "
-            "encoding: was it deleted or damaged meanwhile? Run again; what is there is kept"
-        )
-    collection["dim"] = _dimension(store, index)
-    digests = collection.pop("digests")
-    texts = texts_recipe(job.role, digests, job.template)
-    manifest = write_collection(store, job.role, recipe_key(texts), collection, texts)
+    texts = texts_recipe(job.role, collection.digests, job.template)
+    manifest = write_collection(
+        store, job.role, recipe_key(texts), collection.ids, collection.keys, places, texts
+    )
+    record.spend("write", time.perf_counter() - began)
+    record.dim = places.dim
     record.seconds["total"] = time.perf_counter() - started
-    _report(job, record, manifest)
+    _report(record, manifest)
 
 
 def _encoder_recipe(job: Job) -> dict:
@@ -138,43 +163,63 @@ def _encoder_recipe(job: Job) -> dict:
     return encoder_recipe(files, job.settings.encoder_recipe(job.encoder_role))
 
 
-def _read_collection(job: Job, store: Store, record: Record) -> dict:
-    """Read all files: ids, keys, and a table of the texts that the store does not hold."""
+@dataclass
+class _Collection:
+    """What is remembered of the texts of a collection: ids, keys uint8[n, 16], digests of the files."""
+
+    ids: pa.ChunkedArray
+    keys: np.ndarray
+    digests: list[str]
+
+
+def _read_collection(job: Job, store: Store, record: Record) -> _Collection:
+    """Read all files; nothing of the texts stays but their keys."""
     started = time.perf_counter()
     fingerprints = Fingerprints(job.cache_dir)
     digests = job.digests or [fingerprints.file(path) for path in job.paths]
     _check_expected(job, store, digests)
-    index = store.index()
     ids, keys, sources = [], [], []
-    pending_ids, pending_keys, pending_texts = [], [], []
     for path, digest in zip(job.paths, digests, strict=True):
-        for batch in read_records(path, shown_as=shown_path(path), digest=digest):
-            texts = [
-                format_text(job.template, title, text)
-                for title, text in zip(batch.titles, batch.texts, strict=True)
-            ]
+        for some_ids, texts in _read_texts(job, path, digest):
             block = b"".join(map(text_key, texts))
-            block = np.frombuffer(block, np.uint8).reshape(-1, TEXT_KEY_BYTES)
-            ids.append(pa.array(batch.ids, pa.string()))
-            keys.append(block)
-            for number in np.flatnonzero(index.find(block)[0] < 0):
-                pending_ids.append(batch.ids[number])
-                pending_texts.append(texts[number])
-                pending_keys.append(block[number])
+            keys.append(np.frombuffer(block, np.uint8).reshape(-1, TEXT_KEY_BYTES))
+            ids.append(pa.array(some_ids, pa.string()))
         sources.append((shown_path(path), sum(map(len, ids))))
     all_ids = pa.chunked_array(ids, pa.string())
     check_unique_ids(all_ids, sources)
-    record.rows = len(all_ids)
-    record.seconds["read"] = time.perf_counter() - started
-    work = _work_table(pending_ids, pending_keys, pending_texts)
-    record.encoded = len(work)
-    record.reused = record.rows - len(work)
-    return {
-        "ids": all_ids,
-        "keys": np.concatenate(keys) if keys else np.empty((0, TEXT_KEY_BYTES), np.uint8),
-        "digests": digests,
-        "work": work,
-    }
+    record.spend("read", time.perf_counter() - started)
+    return _Collection(all_ids, np.concatenate(keys), digests)
+
+
+def _read_texts(job: Job, path: Path, digest: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield (ids, strings for the tokenizer) of a file, some thousands at a time."""
+    for batch in read_records(path, shown_as=shown_path(path), digest=digest):
+        yield (
+            batch.ids,
+            [
+                format_text(job.template, title, text)
+                for title, text in zip(batch.titles, batch.texts, strict=True)
+            ],
+        )
+
+
+def _look_up(store: Store, keys: np.ndarray, record: Record) -> Places:
+    started = time.perf_counter()
+    places = store.find(keys)
+    record.spend("look_up", time.perf_counter() - started)
+    return places
+
+
+def _unknown_texts(job: Job, collection: _Collection, pending: np.ndarray) -> Iterator[Portion]:
+    """Read the files again; yield the texts that `pending` bool[n] marks."""
+    first = 0
+    for path, digest in zip(job.paths, collection.digests, strict=True):
+        for ids, texts in _read_texts(job, path, digest):
+            chosen = np.flatnonzero(pending[first : first + len(ids)])
+            if len(chosen):
+                keys = collection.keys[first + chosen]
+                yield Portion([ids[n] for n in chosen], keys, [texts[n] for n in chosen])
+            first += len(ids)
 
 
 def _check_expected(job: Job, store: Store, digests: list[str]) -> None:
@@ -187,150 +232,146 @@ def _check_expected(job: Job, store: Store, digests: list[str]) -> None:
         )
 
 
-def _work_table(ids: list[str], keys: list[np.ndarray], texts: list[str]) -> pa.Table:
-    """Return the texts to encode, each string once, longest first: id, key, text, characters."""
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    order = np.arange(0)
-    if texts:
-        block = np.stack(keys)
-        _, first = np.unique(block.view(f"V{TEXT_KEY_BYTES}").reshape(-1), return_index=True)
-        order = first[np.lexsort((first, -lengths[first]))]
-    chosen = [texts[number] for number in order]
-    return pa.table(
-        {
-            "id": pa.array([ids[number] for number in order], pa.string()),
-            "key": pa.array(
-                [keys[number].tobytes() for number in order], pa.binary(TEXT_KEY_BYTES)
-            ),
-            "text": pa.array(chosen, pa.large_string()),
-            "characters": pa.array(lengths[order], pa.int64()),
-        }
-    )
-
-
-def _share_work(store: Store, work: pa.Table | None, comm: Comm) -> pa.Table:
-    """Put the texts to encode into a file that every rank maps; return them as mapped.
+def _share_work(
+    job: Job, store: Store, portions: Iterator[Portion] | None, comm: Comm, record: Record
+) -> Work:
+    """Put the texts to encode, which rank 0 has, into a file that every rank maps.
 
     The file's name is removed as soon as all ranks hold it, so that no kill leaves it behind.
     """
+    started = time.perf_counter()
     if comm.rank == 0:
-        _remove_leftovers(store)
+        remove_leftovers(store.directory)
         number = uuid.uuid4().int >> 65
     number = comm.broadcast(number if comm.rank == 0 else 0)
     path = store.directory / "work" / f"{number:016x}.arrow"
     if comm.rank == 0:
-        with (
-            written_atomically(path) as temporary,
-            pa.ipc.new_file(str(temporary), work.schema) as writer,
-        ):
-            writer.write_table(work.combine_chunks())
+        write_work(path, portions)
     comm.barrier()
-    shared = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    work = Work(path, job.settings.encoder_recipe(job.encoder_role)["max_len"])
     comm.barrier()
     if comm.rank == 0:
         path.unlink()
-    return shared
-
-
-def _remove_leftovers(store: Store) -> None:
-    """Remove what jobs that were killed while they wrote have left, once it is surely unused."""
-    for old in (*store.directory.glob("work/*"), *store.directory.glob("shards/.*.tmp")):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - old.stat().st_mtime > LEFTOVER_SECONDS:
-                old.unlink()
+        record.spend("read", time.perf_counter() - started)
+    return work
 
 
 def _encode_pending(
-    job: Job, recipe: dict, store: Store, work: pa.Table, comm: Comm, record: Record
+    job: Job, recipe: dict, store: Store, work: Work, comm: Comm, record: Record
 ) -> None:
     """Claim portions of the work until none is left; each becomes a shard."""
+    import torch
+
     from trove_steps.encoder import Encoder
 
-    characters = work["characters"].to_numpy()
     share_cpu_threads()
     max_len = job.settings.encoder_recipe(job.encoder_role)["max_len"]
     loading = time.perf_counter()
-    encoder = Encoder(job.model_folder, job.settings, max_len, pick_device())
+    device = pick_device()
+    encoder = Encoder(job.model_folder, job.settings, max_len, device)
     if comm.rank == 0:
         for name, path in model_files(job.model_folder).items():
             check_unchanged(path, recipe["model_files"][name])
-    record.seconds["load"] = time.perf_counter() - loading
-    units = _units(characters)
+        record.pure = encoder.is_pure()
+    record.device = device.partition(":")[0]
+    record.device_name = torch.cuda.get_device_name(device) if record.device == "cuda" else None
+    record.threads = torch.get_num_threads()
+    started = time.perf_counter()
+    record.seconds["load"] = started - loading
+    mine = _encode_claims(job, encoder, store, work, comm, record)
+    comm.barrier()
+    record.seconds["encode"] = time.perf_counter() - started
+    _add_up(record, mine, comm)
+
+
+def _encode_claims(
+    job: Job, encoder, store: Store, work: Work, comm: Comm, record: Record
+) -> np.ndarray:
+    """Encode portions until none is left; return [texts, units, shards, busy seconds] of this rank."""
     bar = progress_bar(len(work), f"encode {job.role}", "texts", comm.rank == 0)
+    texts = units = shards = 0
+    started = time.perf_counter()
     amount = 1
-    while True:
-        first = comm.claim("portions", amount)
-        if first >= len(units) - 1:
-            break
-        start, end = units[first], units[min(first + amount, len(units) - 1)]
+    while (first := comm.claim("units", amount)) < work.units:
         began = time.perf_counter()
-        _encode_portion(encoder, store, work.slice(start, end - start), job, record)
-        seconds = time.perf_counter() - began
-        amount = _next_amount(amount, seconds, len(units) - 1 - first, comm.world)
-        bar.update(end - start)
+        portion = work.portion(first, amount)
+        _encode_portion(encoder, store, portion, job, record)
+        amount = min(amount, work.units - first)
+        texts, units, shards = texts + len(portion), units + amount, shards + 1
+        bar.update(len(portion))
+        # What this rank did of all that was claimed says how fast it is beside the others.
+        fair = (work.units - first - amount) * units / (first + amount)
+        fair = fair if comm.world == 1 else fair / 2
+        amount = _next_amount(amount, time.perf_counter() - began, fair)
     bar.close()
+    return np.array([[texts, units, shards, time.perf_counter() - started]])
 
 
-def _units(characters: np.ndarray) -> np.ndarray:
-    """Cut the work into units of about FIRST_CLAIM_CHARACTERS characters; return their bounds."""
-    portion = np.cumsum(np.maximum(characters, 1)) // FIRST_CLAIM_CHARACTERS
-    return np.concatenate([[0], np.flatnonzero(np.diff(portion)) + 1, [len(characters)]])
+def _next_amount(amount: int, seconds: float, fair: float) -> int:
+    """Return how many units to claim next, after `amount` units took `seconds`: CLAIM_SECONDS of work,
+    and `fair` units at most, so that ranks of unlike speed finish together; but never crumbs."""
+    rate = amount / max(seconds, 1e-3)
+    wanted = min(rate * CLAIM_SECONDS, 4 * amount, fair)
+    return max(1, int(wanted), min(4 * amount, math.ceil(rate * LEAST_CLAIM_SECONDS)))
 
 
-def _next_amount(amount: int, seconds: float, left: int, world: int) -> int:
-    """Return how many units to claim next: CLAIM_SECONDS of work, less towards the end, so that
-    ranks of unlike speed finish together."""
-    wanted = amount * CLAIM_SECONDS / max(seconds, 1e-3)
-    fair = math.ceil(left / (2 * world))
-    return max(1, min(int(wanted), 4 * amount, fair))
-
-
-def _encode_portion(encoder, store: Store, part: pa.Table, job: Job, record: Record) -> None:
-    encoded = encoder.encode(part["text"].to_pylist(), batch_size=job.batch_size)
-    vectors = encoded.vectors.astype(job.settings.embedding_dtype)
+def _encode_portion(encoder, store: Store, part: Portion, job: Job, record: Record) -> None:
+    encoded = encoder.encode(part.texts, batch_size=job.batch_size)
+    vectors = encoded.vectors.astype(job.settings.embedding_dtype, copy=False)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise TroveStepsError(
-            f"the vector of '{part['id'][int(bad[0])].as_py()}' (models.{job.model_name}) holds NaN or "
+            f"the vector of '{part.ids[int(bad[0])]}' (models.{job.model_name}) holds NaN or "
             f"infinity, as do {len(bad) - 1} more here: the model overflows"
             + ("" if job.settings.torch_dtype == "float32" else "; try torch_dtype: float32")
         )
     started = time.perf_counter()
-    keys = np.frombuffer(b"".join(part["key"].to_pylist()), np.uint8).reshape(-1, TEXT_KEY_BYTES)
-    store.write(keys, vectors)
-    for name in ("tokens", "padded_tokens", "truncated_texts", "truncated_tokens"):
+    store.write(part.keys, vectors)
+    for name in COUNTS:
         setattr(record, name, getattr(record, name) + getattr(encoded, name))
-    spent = {**encoded.seconds, "write": time.perf_counter() - started}
-    for phase, seconds in spent.items():
-        record.seconds[phase] = record.seconds.get(phase, 0.0) + seconds
+    for phase, seconds in {**encoded.seconds, "write": time.perf_counter() - started}.items():
+        record.spend(phase, seconds)
 
 
-def _add_up(record: Record, comm: Comm) -> None:
-    """Bring the counts of all ranks together on rank 0."""
-    counts = ("tokens", "padded_tokens", "truncated_texts", "truncated_tokens")
-    mine = np.array([[getattr(record, name) for name in counts]], np.int64)
-    phases = ("load", "tokenize", "forward", "write")
-    seconds = np.array([[record.seconds.get(phase, 0.0) for phase in phases]])
-    all_counts, all_seconds = comm.gather(mine), comm.gather(seconds)
-    if comm.rank == 0:
-        for name, total in zip(counts, np.concatenate(all_counts).sum(0), strict=True):
-            setattr(record, name, int(total))
-        for phase, longest in zip(phases, np.concatenate(all_seconds).max(0), strict=True):
-            record.seconds[phase] = float(longest)
+COUNTS = ("tokens", "padded_tokens", "truncated_texts", "truncated_tokens")
+SIDE_BY_SIDE = ("load", "encode", "tokenize", "forward", "write")
 
 
-def _dimension(store: Store, index) -> int:
-    return Shard(store.shard_path(index.names[0])).dim if index.names else 0
+def _add_up(record: Record, mine: np.ndarray, comm: Comm) -> None:
+    """Bring what all ranks did together on rank 0; `mine` as `_encode_claims` returns it."""
+    counts = np.array([[getattr(record, name) for name in COUNTS]], np.int64)
+    seconds = np.array([[record.seconds.get(phase, 0.0) for phase in SIDE_BY_SIDE]])
+    all_mine, all_counts, all_seconds = map(comm.gather, (mine, counts, seconds))
+    if comm.rank != 0:
+        return
+    for name, total in zip(COUNTS, np.concatenate(all_counts).sum(0), strict=True):
+        setattr(record, name, int(total))
+    for phase, longest in zip(SIDE_BY_SIDE, np.concatenate(all_seconds).max(0), strict=True):
+        record.seconds[phase] = float(longest)
+    for (texts, units, shards, busy), rank_counts in zip(
+        np.concatenate(all_mine), np.concatenate(all_counts), strict=True
+    ):
+        record.shards += int(shards)
+        record.ranks.append(
+            {
+                "texts": int(texts),
+                "units": int(units),
+                "tokens": int(rank_counts[0]),
+                "shards": int(shards),
+                "seconds": round(float(busy), 3),
+            }
+        )
+    record.padding_share = round(1 - record.tokens / max(1, record.padded_tokens), 4)
+    record.tokens_per_second = round(record.tokens / max(record.seconds["encode"], 1e-9), 1)
 
 
-def _report(job: Job, record: Record, manifest: Path) -> None:
-    report(record.line(job.role))
+def _report(record: Record, manifest: Path) -> None:
+    report(record.line())
     written = {
-        **{k: v for k, v in vars(record).items() if k != "seconds"},
+        **asdict(record),
         "seconds": {name: round(value, 3) for name, value in record.seconds.items()},
         "manifest": manifest.name,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
     }
     with open(manifest.parent / "records.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(written) + "\n")

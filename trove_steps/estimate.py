@@ -99,7 +99,7 @@ class Estimator:
 
     def _without_vector(self, encoding: Encoding, keys: np.ndarray) -> np.ndarray:
         """Return those of the keys (distinct, sorted) that neither the store nor an earlier need has."""
-        new = keys[Store(self.plan.cache, encoding.encoder).index().find(keys)[0] < 0]
+        new = keys[~Store(self.plan.cache, encoding.encoder).find(keys).known]
         planned = self._planned.get(encoding.encoder, new[:0])
         new = new[~np.isin(_whole(new), _whole(planned))]
         self._planned[encoding.encoder] = distinct_keys(np.concatenate([planned, new]))

@@ -52,30 +52,20 @@ def import_vectors(cache_dir: Path, role: str, files: Files) -> Path:
     store = Store(cache_dir, f"imported-{key}")
     ids = _ids(files)
     keys = np.frombuffer(b"".join(map(text_key, ids)), np.uint8).reshape(-1, TEXT_KEY_BYTES)
-    names: list[str] = []
-    shards, rows = np.empty(len(ids), np.int32), np.empty(len(ids), np.int32)
     done, dim = 0, None
     for name, block in _blocks(files.vectors):
         dim = block.shape[1] if dim is None else dim
         part = slice(done, done + len(block))
         _check_block(name, block, dim, ids[part])
-        shards[part], rows[part] = len(names), np.arange(len(block))
-        names.append(store.write(keys[part], block))
+        store.write(keys[part], block)
         done += len(block)
     if done != len(ids):
         raise TroveStepsError(
             f"{_listed(files.vectors)}: {done:,} vectors for {len(ids):,} ids: each id needs one vector"
         )
     store.write_recipe(recipe)
-    collection = {
-        "ids": pa.chunked_array([pa.array(ids, pa.string())]),
-        "keys": keys,
-        "shards": shards,
-        "rows": rows,
-        "names": names,
-        "dim": dim,
-    }
-    return write_collection(store, role, key, collection, recipe)
+    column = pa.chunked_array([pa.array(ids, pa.string())])
+    return write_collection(store, role, key, column, keys, store.find(keys), recipe)
 
 
 def _listed(paths: list[Path]) -> str:

@@ -19,6 +19,7 @@ VERSION = {
     "encoder": 1,
     "derived": 1,
     "imported": 1,
+    "publish": 1,
     "texts": 1,
     "search": 1,
     "score": 1,

@@ -27,7 +27,7 @@ from trove_steps.keys import (
 from trove_steps.model_settings import ModelSettings, model_files, resolve_settings
 from trove_steps.models import locate_model
 from trove_steps.results import is_complete
-from trove_steps.store import manifest_path
+from trove_steps.store import dropped_mark, manifest_path
 
 ROLES = {"corpus": "passage", "queries": "query"}
 PATH_OPTION = {"corpus": "corpus_path", "queries": "query_path"}
@@ -253,6 +253,69 @@ class Plan:
         key = recipe_key({"kind": "summary", "version": VERSION["summary"], "cells": cells})
         return self.results / ".summary" / f"{key}.json"
 
+    # --- published and dropped vectors ---------------------------------------------------------
+
+    @cached_property
+    def publications(self) -> dict[str, tuple[Encoding, str]]:
+        """Key → the collection and the path of a dense file that the configuration asks for."""
+        found: dict[str, tuple[Encoding, str]] = {}
+        taken: dict[str, str] = {}
+        for cell in self.cells.values():
+            options = self.config["datasets"][cell.dataset]
+            for encoding, option in ((cell.corpus, "corpus_cache"), (cell.queries, "query_cache")):
+                if option not in options:
+                    continue
+                path = for_cell(options[option], cell.dataset, cell.model)
+                recipe = {"kind": "publish", "version": VERSION["publish"], "path": path}
+                key = recipe_key({**recipe, **encoding.identity})
+                if taken.setdefault(os.path.abspath(path), key) != key:
+                    raise TroveStepsError(
+                        f"datasets.{cell.dataset}.{option}: several collections would be written to {path}; "
+                        "put {model} and {dataset} into the path"
+                    )
+                found[key] = encoding, path
+        return found
+
+    def publish_targets(self) -> list[Path]:
+        folder = self.results / ".published"
+        return [
+            self._valid(folder / recipe_key({"path": path}) / f"{key}.json")
+            for key, (_, path) in self.publications.items()
+        ]
+
+    @cached_property
+    def drops(self) -> dict[str, tuple[Encoding, list[Path]]]:
+        """Key → a corpus whose vectors go, and what must be there before; empty if they are kept."""
+        found = {}
+        for encoding in () if self.config["keep_embeddings"] else self.encodings.values():
+            cells = [cell for cell in self.cells.values() if cell.corpus == encoding]
+            ends = [self.score_record(c) for c in cells if c.score and "evaluation" in self.tasks]
+            ends += [self.mine_record(cell) for cell in cells if "mining" in self.tasks]
+            if not ends:  # a collection of queries, or nothing is searched
+                continue
+            ends += self.publish_targets()
+            recipe = {"kind": "drop", **encoding.identity, "ends": sorted(map(str, ends))}
+            found[recipe_key(recipe)] = encoding, ends
+        return found
+
+    def drop_targets(self) -> list[Path]:
+        targets = []
+        for key, (encoding, _) in self.drops.items():
+            record = self.results / ".dropped" / f"{key}.json"
+            manifest = self.encoding_manifest(encoding)
+            if record.exists() and manifest.exists() and not dropped_mark(manifest).exists():
+                record.unlink()  # encoded again since
+            targets.append(record)
+        return targets
+
+    def restore_dropped(self, cell: Cell, depth: int) -> None:
+        """Have a corpus whose vectors were dropped encoded again if a search must be made."""
+        manifest = self.encoding_manifest(cell.corpus)
+        searched = self.cache / "searches" / cell.search / f"top{depth}.json"
+        if dropped_mark(manifest).exists() and not searched.exists():
+            manifest.unlink(missing_ok=True)
+            dropped_mark(manifest).unlink(missing_ok=True)
+
     # --- command lines --------------------------------------------------------------------------
 
     def search_flags(self, search: str) -> list[str]:
@@ -325,7 +388,7 @@ class Plan:
             targets += self.evaluate_targets()
         if "mining" in self.tasks:
             targets += self.mine_targets()
-        return targets or self.encode_targets()
+        return [*(targets or self.encode_targets()), *self.publish_targets(), *self.drop_targets()]
 
     def _require_section(self, section: str) -> None:
         if section not in self.tasks:
@@ -469,8 +532,8 @@ class Plan:
 
 
 def for_cell(path: str, dataset: str, model: str) -> str:
-    """Fill {dataset} and {model} into a path of the configuration."""
-    return path.replace("{dataset}", dataset).replace("{model}", model)
+    """Fill {dataset} and {model} into a path of the configuration; variants share the model's."""
+    return path.replace("{dataset}", dataset).replace("{model}", model.partition("@")[0])
 
 
 def round_up(depth: int) -> int:

@@ -5,15 +5,23 @@
         shards/{sha256}.arrow           key: fixed_size_binary(16), embedding: fixed_size_list<float>[dim]
         {role}-{texts}.json             manifest of a collection: small, deterministic, written last
         {role}-{texts}.rows.arrow       its texts in file order: id, key, shard, row
+        records.jsonl                   what each encode job did
+        work/                           texts that a running job encodes
 
 A shard is written under a temporary name, flushed and renamed to the hash of its content, so a shard
-that exists is whole. Nothing but `Store.write` makes shards, and nothing changes one.
+that exists is whole. Nothing but `Store.write` makes shards, and nothing changes one. A shard may vanish
+when it has been merged into a larger one (`trove_steps.compaction`): who misses it looks its keys up again.
 """
 
+import contextlib
+import fcntl
 import hashlib
+import io
+import os
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +32,7 @@ from trove_steps.files import read_json, withdraw, write_json, written_atomicall
 from trove_steps.keys import TEXT_KEY_BYTES
 
 OPEN_SHARDS = 128  # memory maps held at once by a reader; each costs a file descriptor
+KEYS_AT_ONCE = 1 << 19  # keys of shards compared in one go by a look-up
 
 
 def store_directory(cache_dir: Path, encoder: str) -> Path:
@@ -36,6 +45,17 @@ def manifest_path(cache_dir: Path, encoder: str, role: str, texts: str) -> Path:
     return store_directory(cache_dir, encoder) / f"{role}-{texts}.json"
 
 
+def encoders(cache_dir: Path) -> list["Store"]:
+    """Return the stores of all encoders of a cache, by key."""
+    found = (Path(cache_dir) / "embeddings").glob("*/")
+    return [Store(cache_dir, path.name) for path in sorted(found)]
+
+
+def dropped_mark(manifest: Path) -> Path:
+    """Return the file that exists while the vectors of a collection have been dropped on purpose."""
+    return Path(manifest).with_suffix(".dropped")
+
+
 class Shard:
     """A memory-mapped shard: `keys` is uint8[rows, 16], `vectors` is float32 or float16[rows, dim].
 
@@ -43,7 +63,7 @@ class Shard:
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.name = path, path.stem
         try:
             batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
             keys, embeddings = batch.column("key"), batch.column("embedding")
@@ -77,6 +97,28 @@ def _fixed_width(array: pa.Array, dtype, width: int) -> np.ndarray:
     return values.reshape(-1, width) if width > 1 else values
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the vectors of keys are: `shards` int32[n] numbers one of `names`, -1 where there is none, and
+    `rows` int32[n] its row. `first` bool[n] marks the first place of each distinct key of the question.
+    `dim` is the width of the store's vectors, 0 if it has none."""
+
+    names: list[str]
+    shards: np.ndarray
+    rows: np.ndarray
+    first: np.ndarray
+    dim: int
+
+    @property
+    def known(self) -> np.ndarray:
+        """bool[n]: which keys have a vector."""
+        return self.shards >= 0
+
+    def used(self) -> list[str]:
+        """Return the names of the shards that hold the vectors."""
+        return [self.names[number] for number in np.unique(self.shards[self.known])]
+
+
 class Store:
     """The vectors of one encoder."""
 
@@ -93,47 +135,101 @@ class Store:
         """Return the file of a shard."""
         return self.shards_directory / f"{name}.arrow"
 
+    def manifests(self) -> list[Path]:
+        """Return the manifests of all collections, sorted."""
+        found = (self.directory.glob(f"{role}-*.json") for role in ("corpus", "queries"))
+        return sorted(path for paths in found for path in paths)
+
     def write(self, keys: np.ndarray, vectors: np.ndarray) -> str:
         """Keep vectors[n, dim] (float32 or float16) under keys uint8[n, 16]; return the shard's name.
 
         Raises TroveStepsError if the disk is full; what was written before stays usable.
         """
-        table = pa.record_batch(
+        batch = pa.record_batch(
             {
-                "key": pa.FixedSizeBinaryArray.from_buffers(
-                    pa.binary(TEXT_KEY_BYTES), len(keys), [None, pa.py_buffer(keys.tobytes())]
-                ),
+                "key": _key_column(keys),
                 "embedding": pa.FixedSizeListArray.from_arrays(
                     pa.array(np.ascontiguousarray(vectors).reshape(-1)), vectors.shape[1]
                 ),
             }
         )
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_batch(table)
-        content = sink.getvalue()
-        name = hashlib.sha256(content).hexdigest()
-        if not self.shard_path(name).exists():
-            with written_atomically(self.shard_path(name)) as temporary:
-                temporary.write_bytes(content)
+        content = _Hash()
+        _write_batch(content, batch)
+        name = content.digest.hexdigest()
+        path = self.shard_path(name)
+        if path.exists():
+            self.touch([name])
+        # Seen again after it was touched: meanwhile it may have been merged into another and removed.
+        if not path.exists():
+            with written_atomically(path) as temporary:
+                _write_batch(str(temporary), batch)
         return name
 
-    def index(self) -> "Index":
-        """Read the keys of all shards. A damaged shard is set aside with a warning."""
-        names, keys = [], []
-        for name in self.shard_names():
-            try:
-                keys.append(np.array(Shard(self.shard_path(name)).keys))
-                names.append(name)
-            except DamagedShard as damage:
-                self._set_aside(name, damage)
-            except FileNotFoundError:
-                continue  # another job has just set it aside
-            except OSError as error:
-                raise TroveStepsError(f"a shard of the store can't be read: {error}") from None
-        return Index(names, keys)
+    def touch(self, names: list[str]) -> None:
+        """Note that these shards are in use now, so that nobody takes them for abandoned."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                os.utime(self.shard_path(name))
 
-    def _set_aside(self, name: str, damage: DamagedShard) -> None:
+    def find(self, keys: np.ndarray) -> Places:
+        """Look keys uint8[n, 16] up. A damaged shard is set aside with a warning.
+
+        The keys of all shards pass by in blocks, so that memory (40 bytes a key) goes with the keys
+        asked for, not with those of the store. A key that stands in several shards has one place,
+        the first in the order of shard names. Raises TroveStepsError if a shard can't be read.
+        """
+        asked = SortedKeys(keys)
+        found_in, rows = np.full(len(keys), -1, np.int32), np.full(len(keys), -1, np.int32)
+        names: list[str] = []
+        dim = 0
+        for shards in self.scan():
+            place = asked.places(np.concatenate([shard.keys for shard in shards]))
+            hit = np.flatnonzero(place >= 0)[::-1]  # backwards: of equal keys, the first one stays
+            hit = hit[found_in[place[hit]] < 0]
+            starts = np.cumsum([0, *map(len, shards)])
+            number = np.searchsorted(starts, hit, side="right") - 1
+            found_in[place[hit]] = number + len(names)
+            rows[place[hit]] = hit - starts[number]
+            names += [shard.name for shard in shards]
+            dim = shards[0].dim
+        return Places(names, *asked.spread(found_in, rows), dim)
+
+    def scan(self) -> Iterator[list[Shard]]:
+        """Yield some shards at a time, in the order of their names, until every row was seen.
+
+        While this reads, shards may be merged: what replaces them is listed before they vanish. So
+        the folder is listed until nothing new appears.
+        """
+        seen: set[str] = set()
+        while new := [name for name in self.shard_names() if name not in seen]:
+            seen.update(new)
+            held: list[Shard] = []
+            for name in new:
+                shard = self.open(name)
+                if shard is None:
+                    continue
+                held.append(shard)
+                # Each holds a file open: few at once.
+                if len(held) == OPEN_SHARDS or sum(map(len, held)) >= KEYS_AT_ONCE:
+                    yield held
+                    held = []
+            if held:
+                yield held
+
+    def open(self, name: str) -> Shard | None:
+        """Open a shard; a damaged one is set aside. None if there is nothing (left) to open."""
+        try:
+            return Shard(self.shard_path(name))
+        except DamagedShard as damage:
+            self.set_aside(name, damage)
+        except FileNotFoundError:
+            pass  # another job has just merged it or set it aside
+        except OSError as error:
+            raise TroveStepsError(f"a shard of the store can't be read: {error}") from None
+        return None
+
+    def set_aside(self, name: str, damage: Exception) -> None:
+        """Rename a damaged shard, so that its rows are encoded again, and say so."""
         path = self.shard_path(name)
         aside = path.with_suffix(".damaged")
         try:
@@ -147,6 +243,32 @@ class Store:
             file=sys.stderr,
         )
 
+    @contextlib.contextmanager
+    def maintenance(self) -> Iterator[None]:
+        """Hold the lock of those who remove shards, one at a time; a killed one loses it.
+
+        Raises TroveStepsError if another process holds it or the folder can't be written.
+        """
+        path = self.directory / ".maintenance.lock"
+        with contextlib.ExitStack() as held:
+            try:
+                file = held.enter_context(open(path, "ab"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TroveStepsError(
+                    f"{self.directory}: another process compacts or clears it; wait until it has ended"
+                ) from None
+            except OSError as error:
+                raise TroveStepsError(
+                    f"{path} can't be written ({error}): check the permissions of {path.parent}"
+                ) from None
+            yield
+
+    def recipe(self) -> dict | None:
+        """Return what the encoder's key stands for, None if no job has finished yet."""
+        path = self.directory / "recipe.json"
+        return read_json(path) if path.exists() else None
+
     def write_recipe(self, recipe: dict) -> None:
         """Put the unhashed recipe beside the vectors, for people and for explaining a miss."""
         path = self.directory / "recipe.json"
@@ -154,46 +276,88 @@ class Store:
             write_json(path, recipe)
 
 
-class Index:
-    """Where the vector of a text key is: 24 bytes of memory per row.
+class _Hash(io.RawIOBase):
+    """A file that keeps nothing but the SHA-256 of what is written."""
 
-    Keys are kept as two sorted columns of 64 bits; a key that stands in several shards has one place,
-    the first in the order of shard names, whatever the order in which they were written.
-    """
+    def __init__(self):
+        self.digest = hashlib.sha256()
 
-    def __init__(self, names: list[str], keys: list[np.ndarray]):
-        self.names = names
-        sizes = [len(block) for block in keys]
-        both = np.concatenate(keys) if keys else np.empty((0, TEXT_KEY_BYTES), np.uint8)
-        high, low = _halves(both)
-        del both, keys
-        order = np.lexsort((low, high))
-        self.high, self.low = high[order], low[order]
-        shards = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-        rows = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes] or [shards])
-        self.shards, self.rows = shards[order], rows[order]
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        self.digest.update(data)
+        return len(data)
+
+
+def _write_batch(sink, batch: pa.RecordBatch) -> None:
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def _key_column(keys: np.ndarray) -> pa.Array:
+    buffers = [None, pa.py_buffer(np.ascontiguousarray(keys))]
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(TEXT_KEY_BYTES), len(keys), buffers)
+
+
+class SortedKeys:
+    """Keys uint8[n, 16], sorted, against which others are compared; keys may repeat. 20 bytes a key,
+    32 while it is made."""
+
+    def __init__(self, keys: np.ndarray):
+        self._high, self._low = _halves(keys)
+        order = np.lexsort((self._low, self._high))
+        self._order = order.astype(np.int32) if len(order) < 1 << 31 else order
+        del order
+        self._high = self._high[self._order]
+        self._low = self._low[self._order]
 
     def __len__(self) -> int:
-        return len(self.high)
+        return len(self._high)
 
-    def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (shard number int32[n], row int32[n]) of keys uint8[n, 16]; -1 where unknown."""
+    def places(self, keys: np.ndarray) -> np.ndarray:
+        """Return int64[m]: where keys uint8[m, 16] first stand in sorted order, -1 for those not there."""
         high, low = _halves(keys)
-        place = np.searchsorted(self.high, high, side="left")
-        found = np.full(len(keys), -1, np.int64)
+        # Sorted questions stay in the processor's cache; that pays once the set does not fit there.
+        order = np.argsort(high) if len(self) > 1 << 16 else np.arange(len(high))
+        places = np.empty(len(keys), np.int64)
+        places[order] = self._first_places(high[order], low[order])
+        return places
+
+    def _first_places(self, high: np.ndarray, low: np.ndarray) -> np.ndarray:
+        place = np.searchsorted(self._high, high)
+        found = np.full(len(high), -1, np.int64)
         open_ones = np.flatnonzero(place < len(self))
         while len(open_ones):
             at = place[open_ones]
-            same_high = self.high[at] == high[open_ones]
-            match = same_high & (self.low[at] == low[open_ones])
+            same_high = self._high[at] == high[open_ones]
+            match = same_high & (self._low[at] == low[open_ones])
             found[open_ones[match]] = at[match]
             open_ones = open_ones[same_high & ~match]
             place[open_ones] += 1
             open_ones = open_ones[place[open_ones] < len(self)]
-        known = found >= 0
-        shard, row = np.full(len(keys), -1, np.int32), np.full(len(keys), -1, np.int32)
-        shard[known], row[known] = self.shards[found[known]], self.rows[found[known]]
-        return shard, row
+        return found
+
+    def spread(self, *columns: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Bring columns[n] in sorted order, filled in at each key's first place, into the keys' own
+        order, equal keys getting the same; last comes bool[n], which keys are the first of their kind.
+
+        The columns are filled up in place.
+        """
+        again = np.zeros(len(self), bool)
+        again[1:] = self._high[1:] == self._high[:-1]
+        again[1:] &= self._low[1:] == self._low[:-1]
+        repeated = np.flatnonzero(again)
+        if len(repeated):
+            firsts = self._first_places(self._high[repeated], self._low[repeated])
+            for column in columns:
+                column[repeated] = column[firsts]
+        return tuple(self._unsorted(column) for column in (*columns, ~again))
+
+    def _unsorted(self, column: np.ndarray) -> np.ndarray:
+        result = np.empty_like(column)
+        result[self._order] = column
+        return result
 
 
 def _halves(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -201,32 +365,29 @@ def _halves(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return pairs[:, 0].astype(np.uint64), pairs[:, 1].astype(np.uint64)
 
 
-def write_collection(store: Store, role: str, texts: str, collection: dict, recipe: dict) -> Path:
+def write_collection(
+    store: Store,
+    role: str,
+    texts: str,
+    ids: pa.ChunkedArray,
+    keys: np.ndarray,
+    places: Places,
+    recipe: dict,
+) -> Path:
     """Write the rows table of a collection and, last, its manifest; return the manifest's path.
 
-    `collection` holds `ids` (pa.ChunkedArray of strings), `keys` uint8[n, 16], `shards` and `rows`
-    int32[n] and `names`, the shards' names. The manifest says only what is fixed by the collection's
-    texts and the encoder, so that making it again gives the same bytes.
+    `ids` are strings, `keys` uint8[n, 16] in the same order, `places` where their vectors are. The
+    manifest says only what is fixed by the collection's texts and the encoder, so that making it again
+    gives the same bytes. Raises TroveStepsError if the store does not hold all vectors.
     """
     path = store.directory / f"{role}-{texts}.json"
-    keys = collection["keys"]
-    used, shards = np.unique(collection["shards"], return_inverse=True)
-    names = [collection["names"][number] for number in used]
-    table = pa.table(
-        {
-            "id": collection["ids"],
-            "key": pa.FixedSizeBinaryArray.from_buffers(
-                pa.binary(TEXT_KEY_BYTES), len(keys), [None, pa.py_buffer(keys.tobytes())]
-            ),
-            "shard": shards.astype(np.int32),
-            "row": collection["rows"],
-        }
-    ).replace_schema_metadata({"shards": "\n".join(names)})
-    with (
-        written_atomically(path.with_suffix(".rows.arrow")) as temporary,
-        pa.ipc.new_file(str(temporary), table.schema) as writer,
-    ):
-        writer.write_table(table, max_chunksize=1 << 20)
+    lost = len(keys) - int(places.known.sum())
+    if lost:
+        raise TroveStepsError(
+            f"{lost} of {len(keys)} vectors are not in the store {store.directory} after encoding: was "
+            "it deleted or damaged meanwhile? Run again; what is there is kept"
+        )
+    _write_rows(path, ids, keys, places)
     write_json(
         path,
         {
@@ -235,11 +396,84 @@ def write_collection(store: Store, role: str, texts: str, collection: dict, reci
             "texts": texts,
             "recipe": recipe,
             "rows": len(keys),
-            "dim": collection["dim"],
+            "dim": places.dim,
             "keys_sha256": hashlib.sha256(keys.tobytes()).hexdigest(),
         },
     )
     return path
+
+
+def _write_rows(manifest: Path, ids: pa.ChunkedArray, keys: np.ndarray, places: Places) -> None:
+    used, shards = np.unique(places.shards, return_inverse=True)
+    table = pa.table(
+        {
+            "id": ids,
+            "key": _key_column(keys),
+            "shard": shards.astype(np.int32),
+            "row": places.rows,
+        }
+    ).replace_schema_metadata({"shards": "\n".join(places.names[number] for number in used)})
+    with (
+        written_atomically(_rows_path(manifest)) as temporary,
+        pa.ipc.new_file(str(temporary), table.schema) as writer,
+    ):
+        writer.write_table(table, max_chunksize=1 << 20)
+
+
+def _rows_path(manifest: Path) -> Path:
+    return Path(manifest).with_suffix(".rows.arrow")
+
+
+def _read_rows(manifest: Path) -> tuple[dict, pa.Table, list[str]]:
+    """Return a manifest, its rows table and the names of the shards that the table points to.
+
+    Raises TroveStepsError and withdraws the manifest if the table is missing or damaged.
+    """
+    described = read_json(manifest)
+    path = _rows_path(manifest)
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        if len(table) != described["rows"]:
+            raise pa.ArrowInvalid(f"{len(table)} rows instead of {described['rows']}")
+    except (OSError, pa.ArrowException) as error:
+        raise TroveStepsError(
+            f"{path} can't be read ({error}): {withdraw(manifest, error)}; "
+            "no vector is computed anew for that"
+        ) from None
+    names = table.schema.metadata[b"shards"].decode().split("\n") if len(table) else []
+    return described, table, names
+
+
+def _keys_of(table: pa.Table) -> np.ndarray:
+    chunks = table.column("key").chunks
+    blocks = [_fixed_width(chunk, np.uint8, TEXT_KEY_BYTES) for chunk in chunks]
+    return np.concatenate(blocks) if blocks else np.empty((0, TEXT_KEY_BYTES), np.uint8)
+
+
+def collection_keys(manifest: Path) -> np.ndarray:
+    """Return the keys uint8[n, 16] of a collection, in file order.
+
+    Raises TroveStepsError and withdraws the manifest if its rows table is missing or damaged.
+    """
+    return _keys_of(_read_rows(manifest)[1])
+
+
+def last_use(manifest: Path) -> float:
+    """Return when the vectors of a collection were last written or opened, in Unix time."""
+    return _rows_path(manifest).stat().st_mtime
+
+
+def point_anew(store: Store, manifest: Path) -> None:
+    """Write the rows table of a collection again if shards that it points to have been merged."""
+    _, table, names = _read_rows(manifest)
+    if all(store.shard_path(name).exists() for name in names):
+        return
+    keys = _keys_of(table)
+    places = store.find(keys)
+    if places.known.all():  # else readers find out, and withdraw the manifest
+        used = last_use(manifest)
+        _write_rows(manifest, table.column("id"), keys, places)
+        os.utime(_rows_path(manifest), (used, used))
 
 
 class Vectors:
@@ -250,39 +484,39 @@ class Vectors:
     """
 
     def __init__(self, manifest: Path):
-        self.manifest = read_json(manifest)
-        directory = Path(manifest).parent
-        rows_path = Path(manifest).with_suffix(".rows.arrow")
-        try:
-            table = pa.ipc.open_file(pa.memory_map(str(rows_path))).read_all()
-            if len(table) != self.manifest["rows"]:
-                raise pa.ArrowInvalid(f"{len(table)} rows instead of {self.manifest['rows']}")
-        except (OSError, pa.ArrowException) as error:
-            raise TroveStepsError(
-                f"{rows_path} can't be read ({error}): {withdraw(manifest, error)}; "
-                "no vector is computed anew for that"
-            ) from None
         self._path = Path(manifest)
-        names = table.schema.metadata[b"shards"].decode().split("\n") if len(table) else []
-        self._paths = [directory / "shards" / f"{name}.arrow" for name in names]
-        self._open: OrderedDict[int, Shard] = OrderedDict()
+        self.manifest, table, names = _read_rows(manifest)
+        with contextlib.suppress(OSError):
+            os.utime(_rows_path(manifest))  # see last_use
+        folder = self._path.absolute().parent
+        self._store = Store(folder.parent.parent, folder.name)
+        self._table = table
         self.ids = table.column("id")
         self.dim = self.manifest["dim"]
-        self._shards = table.column("shard").to_numpy()
-        self._rows = table.column("row").to_numpy()
-        self.order = np.lexsort((self._rows, self._shards))
+        shards, rows = table.column("shard").to_numpy(), table.column("row").to_numpy()
+        self.order = np.lexsort((rows, shards))
+        self._places = names, shards, rows  # replaced as a whole: threads may be reading
+        self._open: OrderedDict[str, Shard] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._table)
 
     def take(self, texts: np.ndarray) -> np.ndarray:
         """Return the vectors float32[m, dim] of the texts with these numbers (int64[m])."""
+        while True:
+            try:
+                return self._take(texts)
+            except FileNotFoundError as missing:
+                self._look_up_again(missing)
+
+    def _take(self, texts: np.ndarray) -> np.ndarray:
         vectors = np.empty((len(texts), self.dim), np.float32)
-        shards, rows = self._shards[texts], self._rows[texts]
+        names, shards, rows = self._places
+        shards, rows = shards[texts], rows[texts]
         by_shard = np.argsort(shards, kind="stable")
         for places in np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1):
             if len(places):
-                shard = self._shard(int(shards[places[0]]))
+                shard = self._shard(names[shards[places[0]]])
                 vectors[places] = shard.vectors[rows[places]]
         return vectors
 
@@ -292,17 +526,30 @@ class Vectors:
             texts = self.order[start : start + size]
             yield texts, self.take(texts)
 
-    def _shard(self, number: int) -> Shard:
-        if number not in self._open:
-            path = self._paths[number]
+    def _shard(self, name: str) -> Shard:
+        """Return an open shard; FileNotFoundError if it has vanished."""
+        if name not in self._open:
             try:
-                self._open[number] = Shard(path)
+                self._open[name] = Shard(self._store.shard_path(name))
+            except FileNotFoundError:
+                raise
             except (DamagedShard, OSError) as problem:
-                raise TroveStepsError(
-                    f"a shard of the store is missing, damaged or can't be read ({problem}): "
-                    f"{withdraw(self._path, problem)}; only the shard's texts are encoded anew"
-                ) from None
+                self._give_up(problem)
             if len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)
-        self._open.move_to_end(number)
-        return self._open[number]
+        self._open.move_to_end(name)
+        return self._open[name]
+
+    def _look_up_again(self, missing: FileNotFoundError) -> None:
+        """Find the vectors in the shards that there are now: those named have been merged."""
+        places = self._store.find(_keys_of(self._table))
+        if not places.known.all():
+            self._give_up(missing)
+        # `order` stays: it remains an order of all texts, only no longer the fastest to read in.
+        self._places = places.names, places.shards, places.rows
+
+    def _give_up(self, problem: Exception):
+        raise TroveStepsError(
+            f"a shard of the store is missing, damaged or can't be read ({problem}): "
+            f"{withdraw(self._path, problem)}; only the shard's texts are encoded anew"
+        ) from None

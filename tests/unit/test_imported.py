@@ -53,7 +53,10 @@ LAYOUTS = {
     "npy and ids": lambda folder: bring(folder, npy(folder), id_file(folder)),
     "npy and texts": lambda folder: bring(folder, npy(folder), texts=[corpus(folder)]),
     "npy in parts": lambda folder: bring(
-        folder, npy(folder, VECTORS[:3], "a.npy"), npy(folder, VECTORS[3:], "b.npy"), id_file(folder)
+        folder,
+        npy(folder, VECTORS[:3], "a.npy"),
+        npy(folder, VECTORS[3:], "b.npy"),
+        id_file(folder),
     ),
     "float64": lambda folder: bring(folder, npy(folder, VECTORS.astype(float)), id_file(folder)),
     "parquet": lambda folder: bring(folder, parquet(folder, title=["t"] * 7)),

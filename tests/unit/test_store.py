@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trove_steps import store as store_module
 from trove_steps.errors import TroveStepsError
 from trove_steps.keys import TEXT_KEY_BYTES, text_key
-from trove_steps.store import DamagedShard, Index, Shard, Store, Vectors, write_collection
+from trove_steps.store import DamagedShard, Shard, SortedKeys, Store, Vectors, write_collection
 
 ENCODER, TEXTS = "e" * 32, "f" * 32
 DIM = 3
@@ -39,18 +39,9 @@ def vectors_of(texts, dtype=np.float32) -> np.ndarray:
 
 def collect(store: Store, texts: list[str], role: str = "corpus", name: str = TEXTS) -> Vectors:
     """Write the collection of these texts, as an encode step does, and open it."""
-    index, keys = store.index(), as_keys(texts)
-    shards, rows = index.find(keys)
-    assert (shards >= 0).all()
-    collection = {
-        "ids": pa.chunked_array([[f"d{n}" for n in range(len(texts))]], pa.string()),
-        "keys": keys,
-        "shards": shards,
-        "rows": rows,
-        "names": index.names,
-        "dim": DIM,
-    }
-    return Vectors(write_collection(store, role, name, collection, {"kind": role}))
+    ids = pa.chunked_array([[f"d{n}" for n in range(len(texts))]], pa.string())
+    keys = as_keys(texts)
+    return Vectors(write_collection(store, role, name, ids, keys, store.find(keys), {"kind": role}))
 
 
 @pytest.fixture
@@ -75,18 +66,17 @@ def test_any_writes_and_any_question(tmp_path_factory, batches, asked):
     for batch in batches:
         write(store, batch)
     written = {text for batch in batches for text in batch}
-    index = store.index()
-    shards, rows = index.find(as_keys(asked))
-    for text, shard, row in zip(asked, shards, rows, strict=True):
+    places = store.find(as_keys(asked))
+    for text, shard, row in zip(asked, places.shards, places.rows, strict=True):
         assert (shard >= 0) == (row >= 0) == (text in written)
         if text in written:
-            found = Shard(store.shard_path(index.names[shard]))
+            found = Shard(store.shard_path(places.names[shard]))
             assert found.keys[row].tobytes() == text_key(text)
             np.testing.assert_array_equal(found.vectors[row], vector_of(text))
     known = [text for text in asked if text in written]
-    np.testing.assert_array_equal(
-        collect(store, known).take(np.arange(len(known))), vectors_of(known)
-    )
+    if known:
+        taken = collect(store, known).take(np.arange(len(known)))
+        np.testing.assert_array_equal(taken, vectors_of(known))
 
 
 @IN_TEMPORARY_FOLDER
@@ -97,9 +87,10 @@ def test_the_order_of_writes_does_not_matter(tmp_path_factory, batches, chance):
     for store, order in ((first, batches), (second, shuffled)):
         for batch in order:
             write(store, batch)
-    one, other = first.index(), second.index()
+    asked = as_keys("abcdefghijxyz")
+    one, other = first.find(asked), second.find(asked)
     assert one.names == other.names
-    for column in ("high", "low", "shards", "rows"):
+    for column in ("shards", "rows", "first"):
         np.testing.assert_array_equal(getattr(one, column), getattr(other, column))
 
 
@@ -118,37 +109,39 @@ def key_of(high: int, low: int) -> bytes:
 @given(COLLIDING, COLLIDING, st.integers(0, 20))
 def test_keys_that_share_a_half(known, asked, cut):
     """Also where the first 8 bytes are the same, and with bytes above the sign bit."""
-    blocks = [known[:cut], known[cut:]]
-    arrays = [
-        np.frombuffer(b"".join(key_of(*k) for k in block), np.uint8).reshape(-1, 16)
-        for block in blocks
-    ]
-    index = Index(["a", "b"], arrays)
-    assert len(index) == len(known)
-    joined = b"".join(key_of(*pair) for pair in asked)
-    shards, rows = index.find(np.frombuffer(joined, np.uint8).reshape(-1, 16))
-    for pair, shard, row in zip(asked, shards, rows, strict=True):
-        if pair in known:
-            assert blocks[shard][row] == pair
-        else:
-            assert (shard, row) == (-1, -1)
+    known, asked = (
+        np.frombuffer(b"".join(key_of(*pair) for pair in pairs), np.uint8).reshape(-1, 16)
+        for pairs in (known, [*asked, *asked[:cut]])
+    )
+    keys = SortedKeys(asked)
+    places = keys.places(known)
+    numbers, first = keys.spread(np.arange(len(asked)))
+    assert first.sum() == len({key.tobytes() for key in asked})
+    in_order = asked[np.lexsort(asked.T[::-1])]
+    for key, place in zip(known, places, strict=True):
+        assert (place >= 0) == (key.tobytes() in {other.tobytes() for other in asked})
+        if place >= 0:
+            assert in_order[place].tobytes() == key.tobytes()
+    for key, number in zip(asked, numbers, strict=True):  # each key at its first place
+        assert in_order[number].tobytes() == key.tobytes()
+        assert number == 0 or in_order[number - 1].tobytes() != key.tobytes()
 
 
 def test_a_key_in_several_shards_has_the_first_place(store):
     names = sorted([write(store, ["a", "b"]), write(store, ["b", "c"]), write(store, ["c", "b"])])
-    index = store.index()
-    (shard,), (row,) = index.find(as_keys(["b"]))
-    assert index.names == names
+    places = store.find(as_keys(["b"]))
+    (shard,), (row,) = places.shards, places.rows
+    assert places.names == names
     assert shard == 0
     assert Shard(store.shard_path(names[0])).keys[row].tobytes() == text_key("b")
 
 
 def test_an_empty_store_knows_nothing(store):
-    shards, rows = store.index().find(as_keys(["a", "b"]))
-    assert shards.tolist() == rows.tolist() == [-1, -1]
+    places = store.find(as_keys(["a", "b"]))
+    assert places.shards.tolist() == places.rows.tolist() == [-1, -1]
     empty = collect(store, [])
     assert len(empty) == 0
-    assert empty.take(np.arange(0)).shape == (0, DIM)
+    assert empty.take(np.arange(0)).shape == (0, 0)
     assert list(empty.blocks(5)) == []
 
 
@@ -160,11 +153,18 @@ def test_shards_are_named_by_their_content(store):
     assert [path.stem for path in store.shards_directory.iterdir()] == store.shard_names()
 
 
-def test_index_takes_24_bytes_a_row(store):
-    write(store, [str(n) for n in range(1000)])
-    index = store.index()
-    columns = (index.high, index.low, index.shards, index.rows)
-    assert sum(column.nbytes for column in columns) == 24 * 1000
+def test_a_look_up_goes_through_the_shards_in_blocks(store, monkeypatch):
+    """However many shards there are, few are open and few of their keys in memory."""
+    monkeypatch.setattr(store_module, "OPEN_SHARDS", 4)
+    monkeypatch.setattr(store_module, "KEYS_AT_ONCE", 7)
+    texts = [str(n) for n in range(60)]
+    for start in range(0, 60, 5):
+        write(store, texts[start : start + 5])
+    assert {len(shards) for shards in store.scan()} == {2}
+    places = store.find(as_keys([*texts, "60", "0"]))
+    assert places.known.tolist() == [True] * 60 + [False, True]
+    assert places.first.tolist() == [True] * 61 + [False]
+    np.testing.assert_array_equal(collect(store, texts).take(np.arange(60)), vectors_of(texts))
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -201,7 +201,8 @@ def test_order_is_sequential_in_the_shards(store):
     for start in (20, 0, 10):
         write(store, texts[start : start + 10])
     vectors = collect(store, texts[::-1])
-    places = [(vectors._shards[n], vectors._rows[n]) for n in vectors.order]
+    _, shards, rows = vectors._places
+    places = [(shards[n], rows[n]) for n in vectors.order]
     assert places == sorted(places)
 
 
@@ -270,9 +271,9 @@ def test_a_damaged_shard_is_set_aside(store, capsys, damage):
     content = store.shard_path(bad).read_bytes()
     damaged = {"truncated": content[:-9], "zeroed": bytes(len(content)), "empty": b""}[damage]
     store.shard_path(bad).write_bytes(damaged)
-    index = store.index()
-    assert index.names == [good]
-    assert index.find(as_keys(["a", "b"]))[0].tolist() == [0, -1]
+    places = store.find(as_keys(["a", "b"]))
+    assert places.names == [good]
+    assert places.shards.tolist() == [0, -1]
     assert "a damaged shard was set aside" in capsys.readouterr().err
     assert store.shard_path(bad).with_suffix(".damaged").read_bytes() == damaged
     assert write(store, ["b"]) == bad  # encoded again, under its old name
@@ -282,7 +283,7 @@ def test_a_damaged_shard_is_set_aside(store, capsys, damage):
 def test_a_shard_that_another_job_has_just_set_aside(store, monkeypatch):
     good = write(store, ["a"])
     monkeypatch.setattr(Store, "shard_names", lambda self: ["0" * 64, good])
-    assert store.index().names == [good]
+    assert store.find(as_keys(["a"])).names == [good]
 
 
 def test_a_good_shard_is_never_set_aside_for_want_of_file_descriptors(store, monkeypatch):
@@ -293,7 +294,7 @@ def test_a_good_shard_is_never_set_aside_for_want_of_file_descriptors(store, mon
 
     monkeypatch.setattr(pa, "memory_map", fail)
     with pytest.raises(TroveStepsError, match="Too many open files"):
-        store.index()
+        store.find(as_keys(["a"]))
     assert store.shard_path(name).exists()
 
 
@@ -351,7 +352,7 @@ def test_a_full_disk_leaves_a_usable_store(store, monkeypatch):
     with pytest.raises(TroveStepsError, match=r"disk of .* is full"):
         write(store, ["b"])
     monkeypatch.undo()
-    assert store.index().find(as_keys(["a", "b"]))[0].tolist() == [0, -1]
+    assert store.find(as_keys(["a", "b"])).shards.tolist() == [0, -1]
     assert len(list(store.shards_directory.iterdir())) == 1
 
 

@@ -1,4 +1,4 @@
-"""`trove-steps cache du | verify | gc`: what lies in the cache, whether it is sound, what may go."""
+"""`trove-steps cache du | verify | gc | compact`: what lies in the cache, is it sound, what may go."""
 
 import argparse
 import json
@@ -40,7 +40,10 @@ def add(commands) -> None:
         help="keep also what these reach: other configurations (.yaml), or lists of manifests, one a line",
     )
     gc.set_defaults(run=run_gc)
-    for action in (du, verify, gc):
+    compact = actions.add_parser("compact", help="merge many small shards into few large ones")
+    compact.add_argument("--dry-run", "-n", action="store_true", help="change nothing")
+    compact.set_defaults(run=run_compact)
+    for action in (du, verify, gc, compact):
         add_plan_options(action)
         if action is not gc:
             action.add_argument(
@@ -163,16 +166,14 @@ def run_verify(options: argparse.Namespace) -> int:
 def run_gc(options: argparse.Namespace) -> int:
     """Remove, or with --dry-run list, what the configuration and the kept lists do not reach."""
     from trove_steps import tables
-    from trove_steps.cache_tools import Cache, find_garbage, reached_by, remove
+    from trove_steps.cache_tools import Cache, collect_garbage, reached_by
 
     lists = [path.absolute() for path in options.keep]
     plan = load_plan(options)
     kept = reached_by(plan)
     for path in lists:
         kept |= _kept_by(path)
-    garbage = find_garbage(Cache(plan.cache), kept, options.older_than)
-    if not options.dry_run:
-        remove(garbage)
+    garbage = collect_garbage(Cache(plan.cache), kept, options.older_than, options.dry_run)
     total = sum(item.bytes for item in garbage)
     if options.json:
         listed = [{**vars(item), "path": str(item.path)} for item in garbage]
@@ -187,6 +188,33 @@ def run_gc(options: argparse.Namespace) -> int:
         print(tables.aligned(["what", "bytes", "last use", "path"], rows, left=4))
     done = "would be freed; nothing was removed" if options.dry_run else "freed"
     print(f"{tables.size(total)} {done}" if rows else "nothing to remove")
+    return 0
+
+
+def run_compact(options: argparse.Namespace) -> int:
+    """Merge the small shards of every encoder and say what became of them."""
+    from trove_steps import tables
+    from trove_steps.compaction import compact
+
+    cache, _ = _open(options)
+    done = {f.key: compact(f.store, dry_run=options.dry_run) for f in cache.encoders}
+    if options.json:
+        print(json.dumps({key: vars(figures) for key, figures in done.items()}, indent=2))
+        return 0
+    header = ["encoder", "shards", "after", "rows", "after", "bytes", "after", "duplicates"]
+    rows = [
+        [
+            key[:8],
+            *(tables.count(n) for n in (f.shards_before, f.shards_after)),
+            *(tables.count(n) for n in (f.rows_before, f.rows_after)),
+            *(tables.size(n) for n in (f.bytes_before, f.bytes_after)),
+            tables.count(f.duplicates),
+        ]
+        for key, f in done.items()
+    ]
+    print(tables.aligned(header, rows))
+    if options.dry_run:
+        print("nothing was changed")
     return 0
 
 

@@ -27,6 +27,7 @@ wildcard_constraints:
     role="corpus|queries",
     search="[0-9a-f]{32}",
     key="[0-9a-f]{32}",
+    place="[0-9a-f]{32}",
     depth="[0-9]+",
     dataset="[^/]+",
     model="[^/]+",
@@ -98,6 +99,7 @@ def get_model_flags(role):
 
 def get_search_inputs(wildcards):
     cell = PLAN.searches[wildcards.search]
+    PLAN.restore_dropped(cell, int(wildcards.depth))
     return {
         "queries": ancient(PLAN.encoding_manifest(cell.queries)),
         "corpus": ancient(PLAN.encoding_manifest(cell.corpus)),
@@ -144,6 +146,23 @@ def get_summary_inputs(wildcards):
 
 def get_mine_flags(wildcards):
     return PLAN.mine_flags(get_cell(wildcards))
+
+
+def get_published_manifest(wildcards):
+    encoding, _ = PLAN.publications[wildcards.key]
+    return ancient(PLAN.encoding_manifest(encoding))
+
+
+def get_published_path(wildcards):
+    return PLAN.publications[wildcards.key][1]
+
+
+def get_drop_inputs(wildcards):
+    return [ancient(path) for path in PLAN.drops[wildcards.key][1]]
+
+
+def get_dropped_manifest(wildcards):
+    return PLAN.encoding_manifest(PLAN.drops[wildcards.key][0])
 
 
 def show_summary():

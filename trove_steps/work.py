@@ -1,0 +1,104 @@
+"""The texts that an encode job has to encode, in a file that all its ranks map.
+
+So the texts are never in memory: rank 0 writes those that lack a vector as it reads them, and each rank
+reads those of its portion, longest first.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from trove_steps.files import written_atomically
+from trove_steps.keys import TEXT_KEY_BYTES
+
+UNIT_CHARACTERS = 25_000  # the least that is claimed at once
+CHARACTERS_PER_TOKEN = 4  # what lies beyond max_len costs nothing
+LEFTOVER_SECONDS = 24 * 3600  # age at which a temporary file is taken for one of a killed job
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.large_string()),
+        ("key", pa.binary(TEXT_KEY_BYTES)),
+        ("text", pa.large_string()),
+        ("characters", pa.int64()),
+    ]
+)
+
+
+@dataclass
+class Portion:
+    """Texts to encode: ids, keys uint8[n, 16] and the strings."""
+
+    ids: list[str]
+    keys: np.ndarray
+    texts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def write_work(path: Path, portions: Iterator[Portion]) -> None:
+    """Write texts as they come."""
+    with written_atomically(path) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as writer:
+        for portion in portions:
+            keys = list(map(bytes, portion.keys))
+            characters = list(map(len, portion.texts))
+            columns = [portion.ids, keys, portion.texts, characters]
+            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+
+
+class Work:
+    """The texts of a work file, longest first, cut into `units` of about UNIT_CHARACTERS.
+
+    `max_len` is the most tokens of a text. The file may be unlinked once this is made.
+    """
+
+    def __init__(self, path: Path, max_len: int):
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        self._columns = [table.column(name).chunks for name in ("id", "key", "text")]
+        self._starts = np.cumsum([0, *map(len, self._columns[0])])
+        characters = table.column("characters").to_numpy()
+        self._order = np.argsort(-characters, kind="stable")
+        costs = np.clip(characters, 1, CHARACTERS_PER_TOKEN * max_len)
+        self._bounds = _unit_bounds(costs[self._order])
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @property
+    def units(self) -> int:
+        return len(self._bounds) - 1
+
+    def portion(self, first: int, amount: int) -> Portion:
+        """Return the texts of `amount` units from `first` on, fewer at the end."""
+        stop = min(first + amount, self.units)
+        numbers = self._order[self._bounds[first] : self._bounds[stop]]
+        chunk = np.searchsorted(self._starts, numbers, side="right") - 1
+        places = list(zip(chunk.tolist(), (numbers - self._starts[chunk]).tolist(), strict=True))
+        ids, keys, texts = (
+            [column[chunk][row].as_py() for chunk, row in places] for column in self._columns
+        )
+        keys = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, TEXT_KEY_BYTES)
+        return Portion(ids, keys, texts)
+
+
+def _unit_bounds(costs: np.ndarray) -> np.ndarray:
+    unit = np.cumsum(costs) // UNIT_CHARACTERS
+    return np.concatenate([[0], np.flatnonzero(np.diff(unit)) + 1, [len(costs)]])
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what jobs that were killed while they wrote have left in a store, once it is surely unused."""
+    for old in (
+        *directory.glob("work/*"),
+        *directory.glob("work/.*.tmp"),
+        *directory.glob("shards/.*.tmp"),
+    ):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - old.stat().st_mtime > LEFTOVER_SECONDS:
+                old.unlink()
