@@ -392,6 +392,8 @@ def _collect_vectors(
         if reached or time.time() - used < older_than:
             staying.append(collection.manifest)
             continue
+        if not dry_run:
+            _remove(dropped_mark(collection.manifest))
         for path in (collection.manifest, collection.rows_path):
             removed.append(Garbage(path, collection.role, size_of(path), used))
             if not dry_run:

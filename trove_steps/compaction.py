@@ -204,7 +204,8 @@ class Damaged:
 def verify(store: Store, set_aside: bool = True) -> list[Damaged]:
     """Compare the SHA-256 of every shard with its name, and look for NaN and infinity.
 
-    Damaged shards are set aside, unless `set_aside` is False; jobs then encode their rows again.
+    Unless `set_aside` is False, damaged shards are set aside and the manifests of collections that
+    need them are removed, so that the next run encodes their rows again.
     """
     found = []
     for name in store.shard_names():
@@ -213,6 +214,13 @@ def verify(store: Store, set_aside: bool = True) -> list[Damaged]:
             found.append(Damaged(name, problem))
             if set_aside:
                 store.set_aside(name, DamagedShard(problem))
+    if found and set_aside:
+        for manifest in store.manifests():
+            with contextlib.suppress(
+                TroveStepsError
+            ):  # its rows table is damaged: it was withdrawn
+                if not store.find(collection_keys(manifest)).known.all():
+                    manifest.unlink(missing_ok=True)
     return found
 
 

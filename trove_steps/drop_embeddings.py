@@ -6,6 +6,7 @@ that the vectors are gone, so that a new search encodes the corpus again.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +30,20 @@ def drop(manifest: Path) -> int:
     mine = SortedKeys(collection_keys(manifest))
     shared = SortedKeys(np.concatenate([np.empty((0, TEXT_KEY_BYTES), np.uint8), *others]))
     encoded = manifest.stat().st_mtime
-    live = {}
+    live, untouched = {}, True
     for shards in store.scan():
         for shard in shards:
             keys = np.asarray(shard.keys)
             dead = (mine.places(keys) >= 0) & (shared.places(keys) < 0)
             in_use = shard.path.stat().st_mtime > encoded
+            untouched &= not in_use
             live[shard.name] = np.ones(len(keys), bool) if in_use else ~dead
     dropped_mark(manifest).touch()
-    return compact(store, live=live).removed
+    figures = compact(store, live=live)
+    if untouched:  # what was merged must not look as if a job had just asked for it
+        for name in set(store.shard_names()) - set(live):
+            os.utime(store.shard_path(name), (encoded, encoded))
+    return figures.removed
 
 
 def run(arguments) -> None:

@@ -317,7 +317,8 @@ def _next_amount(amount: int, seconds: float, fair: float) -> int:
 
 def _encode_portion(encoder, store: Store, part: Portion, job: Job, record: Record) -> None:
     encoded = encoder.encode(part.texts, batch_size=job.batch_size)
-    vectors = encoded.vectors.astype(job.settings.embedding_dtype, copy=False)
+    with np.errstate(over="ignore"):  # what float16 can't hold becomes infinity, reported below
+        vectors = encoded.vectors.astype(job.settings.embedding_dtype, copy=False)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise TroveStepsError(

@@ -19,7 +19,7 @@ from trove_steps.keys import TEXT_KEY_BYTES, text_key
 from trove_steps.model_settings import read_modules, transformer_folder
 from trove_steps.plan import Encoding, Imported, Model, Plan
 from trove_steps.stages import cell_stages
-from trove_steps.store import Shard, Store
+from trove_steps.store import Shard, Store, dropped_mark
 
 SAMPLE = 256  # texts whose tokens are counted
 STORED_BYTES = {"float32": 4, "float16": 2}
@@ -61,7 +61,7 @@ class Estimator:
         identity = encoding.role, encoding.encoder, encoding.texts
         if identity not in self._needs:
             manifest = self.plan.encoding_manifest(encoding)
-            if manifest.exists():
+            if manifest.exists() and not dropped_mark(manifest).exists():
                 rows = read_json(manifest)["rows"]
                 self._needs[identity] = Need(rows, 0, 0, 0, 0.0)
             else:

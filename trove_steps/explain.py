@@ -17,6 +17,7 @@ from trove_steps.files import read_json
 from trove_steps.keys import recipe_key
 from trove_steps.plan import Cell, Encoding, Plan
 from trove_steps.stages import Stage, cell_stages
+from trove_steps.store import dropped_mark
 
 DIGEST_SHOWN = 8
 NOT_SET = "not set"  # options that are off leave no trace in a recipe
@@ -106,6 +107,8 @@ def _explain_encoding(plan: Plan, estimator: Estimator, encoding: Encoding, stag
         stage.reason = "the store of this encoder has no collection of these texts"
     else:
         stage.reason = "no vectors of this encoder are in the cache"
+    if dropped_mark(stage.path).exists():
+        stage.reason = "its vectors were dropped (keep_embeddings: false), and a search needs them"
     found = {
         path: {**_recipe(path), **known.get(path.parent.name, {})}
         for path in embeddings.glob(f"*/{encoding.role}-*.json")

@@ -288,7 +288,9 @@ class Plan:
         """Key → a corpus whose vectors go, and what must be there before; empty if they are kept."""
         found = {}
         for encoding in () if self.config["keep_embeddings"] else self.encodings.values():
-            cells = [cell for cell in self.cells.values() if cell.corpus == encoding]
+            cells = [
+                cell for cell in self.cells.values() if cell.corpus.identity == encoding.identity
+            ]
             ends = [self.score_record(c) for c in cells if c.score and "evaluation" in self.tasks]
             ends += [self.mine_record(cell) for cell in cells if "mining" in self.tasks]
             if not ends:  # a collection of queries, or nothing is searched

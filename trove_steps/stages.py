@@ -5,6 +5,7 @@ from pathlib import Path
 
 from trove_steps.plan import Cell, Plan
 from trove_steps.results import is_complete
+from trove_steps.store import dropped_mark
 
 
 @dataclass
@@ -52,7 +53,10 @@ def cell_stages(plan: Plan, cell: Cell) -> list[Stage]:
     first = []
     for encoding in (cell.corpus, cell.queries):
         manifest = plan.encoding_manifest(encoding)
-        first.append(Stage(f"{encoding.step} {encoding.role}", manifest, _state(manifest, wanted)))
+        state = _state(manifest, wanted)
+        if dropped_mark(manifest).exists() and any(stage.state == "needed" for stage in middle):
+            state = "needed"
+        first.append(Stage(f"{encoding.step} {encoding.role}", manifest, state))
     return [*first, *middle, *ends]
 
 

@@ -32,7 +32,8 @@ from trove_steps.files import read_json, withdraw, write_json, written_atomicall
 from trove_steps.keys import TEXT_KEY_BYTES
 
 OPEN_SHARDS = 128  # memory maps held at once by a reader; each costs a file descriptor
-KEYS_AT_ONCE = 1 << 19  # keys of shards compared in one go by a look-up
+KEYS_AT_ONCE = 1 << 19  # keys of shards that a look-up reads in one go
+COMPARED_AT_ONCE = 1 << 17  # and compares in one go
 
 
 def store_directory(cache_dir: Path, encoder: str) -> Path:
@@ -183,7 +184,8 @@ class Store:
         names: list[str] = []
         dim = 0
         for shards in self.scan():
-            place = asked.places(np.concatenate([shard.keys for shard in shards]))
+            keys = [shard.keys for shard in shards]
+            place = asked.places(keys[0] if len(keys) == 1 else np.concatenate(keys))
             hit = np.flatnonzero(place >= 0)[::-1]  # backwards: of equal keys, the first one stays
             hit = hit[found_in[place[hit]] < 0]
             starts = np.cumsum([0, *map(len, shards)])
@@ -317,11 +319,12 @@ class SortedKeys:
 
     def places(self, keys: np.ndarray) -> np.ndarray:
         """Return int64[m]: where keys uint8[m, 16] first stand in sorted order, -1 for those not there."""
-        high, low = _halves(keys)
-        # Sorted questions stay in the processor's cache; that pays once the set does not fit there.
-        order = np.argsort(high) if len(self) > 1 << 16 else np.arange(len(high))
         places = np.empty(len(keys), np.int64)
-        places[order] = self._first_places(high[order], low[order])
+        for start in range(0, len(keys), COMPARED_AT_ONCE):
+            high, low = _halves(keys[start : start + COMPARED_AT_ONCE])
+            # Sorted questions stay in the processor's cache; that pays once the set does not fit there.
+            order = np.argsort(high) if len(self) > 1 << 16 else np.arange(len(high))
+            places[start + order] = self._first_places(high[order], low[order])
         return places
 
     def _first_places(self, high: np.ndarray, low: np.ndarray) -> np.ndarray:

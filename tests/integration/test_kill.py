@@ -19,8 +19,9 @@ import pytest
 
 from tests.conftest import PROJECT, WORDS, make_dataset, make_model, write_jsonl
 from tests.integration.conftest import Workflow, make_config
-from trove_steps.encoding import FIRST_CLAIM_CHARACTERS
-from trove_steps.store import Vectors
+from trove_steps.compaction import compact, verify
+from trove_steps.store import Vectors, encoders
+from trove_steps.work import CHARACTERS_PER_TOKEN, UNIT_CHARACTERS
 
 pytestmark = pytest.mark.xdist_group("kill")
 
@@ -171,7 +172,7 @@ def long_workflow(folder: Path, model: Path, processes: int, documents: int = 25
         {"_id": f"d{n}", "title": "", "text": " ".join(chance.choices(WORDS, k=130))}
         for n in range(documents)
     ]
-    assert sum(len(row["text"]) for row in rows) > documents / 1000 * 8 * FIRST_CLAIM_CHARACTERS
+    assert documents * 64 * CHARACTERS_PER_TOKEN > documents / 100 * UNIT_CHARACTERS
     write_jsonl(folder / "data" / "corpus.jsonl", rows)
     config = make_config(model)
     config["models"]["bert"]["passage_max_len"] = 64
@@ -292,32 +293,59 @@ def test_the_demo_goes_on_after_a_kill(battered, undisturbed):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_twenty_kills_at_random_moments(tmp_path, slow_model, undisturbed):
+@pytest.mark.timeout(2400)
+def test_twenty_kills_at_random_moments(tmp_path, slow_model):
+    """Ranks, torchrun, snakemake or all at once, with any number of processes, shards being merged as well:
+    the vectors, rankings and metrics are those of a run that was left alone, bit for bit."""
     chance = random.Random(20)
-    workflow = long_workflow(tmp_path, slow_model, processes=2)
-    finished = 0
-    for _ in range(20):
+    undisturbed = long_workflow(tmp_path / "undisturbed", slow_model, 1, documents=10_000)
+    undisturbed.run()
+    workflow = long_workflow(tmp_path / "killed", slow_model, 2, documents=10_000)
+    finished, summary = 0, []
+    for number in range(20):
         workflow.config["nproc_per_node"] = chance.choice([1, 2, 3])
         unlock(workflow)
+        before = rows_known(workflow)
         run = MarkedRun(workflow)
         deadline = time.monotonic() + chance.uniform(1, 25)
         while time.monotonic() < deadline and run.process.poll() is None:
             time.sleep(0.05)
-        victims = [run.process.pid, *(process.pid for process in processes_of(run.mark))]
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(chance.choice(victims), signal.SIGKILL)
+        victims = processes_of(run.mark)
+        chosen = victims if number % 5 == 4 else chance.sample(victims, min(1, len(victims)))
+        names = [command_of(victim)[-200:] for victim in chosen]
+        for victim in chosen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
         # A kill of an early victim may have missed the launcher: snakemake then ends the run itself.
         run.process.wait(timeout=300)
         assert run.survivors() == []
         finished += run.process.returncode == 0
+        known = rows_known(workflow)
+        assert known >= before
+        summary.append(
+            f"round {number + 1}: {workflow.config['nproc_per_node']} processes, killed "
+            f"{len(names)}, {before:,} -> {known:,} rows, {count_shards(workflow)} shards"
+        )
+        if number % 4 == 3:
+            for store in encoders(workflow.folder / "cache"):
+                compact(store)
+            assert rows_known(workflow) == known
+    print(*summary, f"{finished} of 20 runs ended by themselves", sep="\n")
     unlock(workflow)
     workflow.config["nproc_per_node"] = 1
     workflow.run()
     assert finished < 20
-    undisturbed.run()
     assert_same_vectors(encoded_corpus(workflow), encoded_corpus(undisturbed))
     assert artefacts(workflow) == artefacts(undisturbed)
+    assert [found for store in encoders(workflow.folder / "cache") for found in verify(store)] == []
+
+
+def rows_known(workflow: Workflow) -> int:
+    """Return how many distinct rows the stores hold."""
+    return sum(
+        len({key.tobytes() for shards in store.scan() for shard in shards for key in shard.keys})
+        for store in encoders(workflow.folder / "cache")
+    )
 
 
 # --- any number of processes, any neighbours --------------------------------------------------------
@@ -348,6 +376,69 @@ def test_results_do_not_depend_on_the_number_of_processes(alone, tmp_path, proce
     assert_same_vectors(encoded_corpus(workflow), encoded_corpus(alone))
     assert artefacts(workflow) == artefacts(alone)
     assert {record["world_size"] for record in records(workflow)} == {processes}
+
+
+DELAYED = """
+import os, time
+import torch
+from trove_steps.encoder import Tokens
+
+SECONDS = float(os.environ["TEST_SECONDS_PER_TOKEN"]) * (5 if os.environ.get("RANK") == "1" else 1)
+
+class Delayed:
+    \"\"\"Takes a given time for a token, rank 1 five times as long.\"\"\"
+    pad_id = 0
+    def __init__(self, folder, settings, max_len, device):
+        self.max_len = max_len
+    def tokenize(self, texts):
+        return Tokens([[1 + len(word) for word in text.split()][: self.max_len] for text in texts])
+    def forward(self, ids, mask):
+        time.sleep(SECONDS * ids.numel())
+        return (ids * mask).float()[:, :1].expand(-1, 8) + torch.arange(8)
+"""
+
+
+@pytest.mark.slow
+def test_a_slow_rank_gets_less_work(tmp_path, tiny_model, monkeypatch):
+    workflow = long_workflow(tmp_path, tiny_model, processes=2, documents=10_000)
+    (tmp_path / "delayed.py").write_text(DELAYED)
+    workflow.config["models"]["bert"].update(encoder_class="delayed:Delayed", normalize=False)
+    monkeypatch.setenv("TEST_SECONDS_PER_TOKEN", "3e-5")
+    workflow.run("--", "encode")
+    (record,) = records(workflow)
+    fast, slow = record["ranks"]
+    speeds = [rank["tokens"] / rank["seconds"] for rank in (fast, slow)]
+    ideal = record["tokens"] / sum(speeds)
+    longest = max(rank["seconds"] for rank in (fast, slow))
+    print(f"fast {fast}, slow {slow}, ideal {ideal:.1f} s, taken {longest:.1f} s")
+    assert 3.5 < speeds[0] / speeds[1] < 6.5
+    assert 3.5 < fast["tokens"] / slow["tokens"] < 7
+    assert longest < 1.15 * ideal
+
+
+NOT_A_NUMBER = """
+import torch
+from trove_steps.transformers_encoder import TransformersEncoder
+
+class Overflows(TransformersEncoder):
+    def forward(self, ids, mask):
+        vectors = super().forward(ids, mask).clone()
+        vectors[mask.sum(1) == 3, 0] = float("inf")
+        return vectors
+"""
+
+
+def test_a_vector_that_is_no_number_names_the_document(tmp_path, tiny_model):
+    workflow = Workflow(tmp_path, make_config(tiny_model))
+    make_dataset(tmp_path / "data")
+    rows = [{"_id": f"d{n}", "title": "", "text": "wing flow heat"} for n in range(5)]
+    rows.append({"_id": "short-one", "title": "", "text": "wing"})
+    write_jsonl(tmp_path / "data" / "corpus.jsonl", rows)
+    (tmp_path / "overflows.py").write_text(NOT_A_NUMBER)
+    workflow.config["models"]["bert"]["encoder_class"] = "overflows:Overflows"
+    output = workflow.run("--", "encode", expect=1)
+    assert_clear(output, "the vector of 'short-one'", "holds NaN or infinity, as do 0 more here")
+    assert not list(tmp_path.glob("cache/embeddings/*/shards/*.arrow"))
 
 
 @pytest.mark.slow
@@ -399,6 +490,23 @@ def test_a_damaged_shard_is_repaired_by_the_next_run(alone, copied, damage):
     output = copied.run()
     assert ("a damaged shard was set aside" in logs(copied)) == (damage is not delete)
     assert records(copied)[-1]["encoded"] == 200
+    assert artefacts(copied) == artefacts(alone)
+
+
+def test_a_flipped_bit_is_found_by_verify_and_its_rows_encoded_again(alone, copied):
+    """A flipped bit of a vector leaves a shard that can be read: only its hash tells."""
+    shard = corpus_shard(copied)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 4
+    shard.write_bytes(content)
+    (store,) = [
+        store for store in encoders(copied.folder / "cache") if shard in store.directory.rglob("*")
+    ]
+    assert [damaged.name for damaged in verify(store)] == [shard.stem]
+    shutil.rmtree(copied.folder / "cache" / "searches")
+    shutil.rmtree(copied.folder / "results")
+    copied.run()
+    assert records(copied)[-1]["encoded"] > 0
     assert artefacts(copied) == artefacts(alone)
 
 

@@ -157,6 +157,7 @@ def test_a_look_up_goes_through_the_shards_in_blocks(store, monkeypatch):
     """However many shards there are, few are open and few of their keys in memory."""
     monkeypatch.setattr(store_module, "OPEN_SHARDS", 4)
     monkeypatch.setattr(store_module, "KEYS_AT_ONCE", 7)
+    monkeypatch.setattr(store_module, "COMPARED_AT_ONCE", 3)
     texts = [str(n) for n in range(60)]
     for start in range(0, 60, 5):
         write(store, texts[start : start + 5])

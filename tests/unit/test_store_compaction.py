@@ -225,7 +225,7 @@ def test_a_store_that_is_not_there(store):
 # --- any interleaving ----------------------------------------------------------------------------
 
 TEXTS = [f"text {n}" for n in range(12)]
-SOME = st.lists(st.sampled_from(TEXTS), min_size=1, max_size=5)
+SOME = st.lists(st.sampled_from(TEXTS), min_size=1, max_size=5, unique=True)  # as jobs write
 
 
 class Killed(BaseException):
