@@ -101,14 +101,15 @@ def explain(plan: Plan, cell: Cell, steps: Iterable[str] = ()) -> list[Stage]:
 def _explain_encoding(plan: Plan, estimator: Estimator, encoding: Encoding, stage: Stage) -> None:
     need = estimator.need(encoding)
     stage.rows, stage.rows_to_encode = need.rows, need.to_encode
+    if dropped_mark(stage.path).exists():
+        stage.reason = "its vectors were dropped (keep_embeddings: false), and a search needs them"
+        return
     embeddings = plan.cache / "embeddings"
     known = {path.parent.name: read_json(path) for path in embeddings.glob("*/recipe.json")}
     if encoding.encoder in known:
         stage.reason = "the store of this encoder has no collection of these texts"
     else:
         stage.reason = "no vectors of this encoder are in the cache"
-    if dropped_mark(stage.path).exists():
-        stage.reason = "its vectors were dropped (keep_embeddings: false), and a search needs them"
     found = {
         path: {**_recipe(path), **known.get(path.parent.name, {})}
         for path in embeddings.glob(f"*/{encoding.role}-*.json")
@@ -149,14 +150,15 @@ def _recipe(manifest: Path) -> dict:
 
 
 def _nearest(found: dict[Path, dict], new: dict, role: str, cache: Path | None):
-    """Return (path, differences) of the recipe that differs least from `new`, (None, []) of none.
+    """Return (path, differences) of the recipe of the same kind that differs least, (None, []) of none.
 
     Of equally near ones the latest counts.
     """
     ranked = [
         (len(differences), -path.stat().st_mtime, path, differences)
         for path, old in found.items()
-        if (differences := list(differences_of(old, new, role, cache)))
+        if old.get("kind") == new.get("kind")
+        and (differences := list(differences_of(old, new, role, cache)))
     ]
     if not ranked:
         return None, []
