@@ -224,8 +224,9 @@ def verify(cache: Cache, repair: bool = True) -> Verification:
     """
     found = Verification()
     for folder in cache.encoders:
+        collections = folder.collections  # listed before those of damaged shards are removed
         _verify_shards(folder, found, repair)
-        for collection in folder.collections:
+        for collection in collections:
             found.collections += 1
             problem = _collection_problem(folder, collection)
             if problem:
@@ -251,6 +252,8 @@ def _verify_shards(folder: EncoderFolder, found: Verification, repair: bool) -> 
 
 def _collection_problem(folder: EncoderFolder, collection: Collection) -> str:
     """Return what is wrong with a collection, "" if the store has a vector for each of its keys."""
+    if not collection.manifest.exists():
+        return "some of its vectors are not in the store"
     try:
         keys = collection_keys(collection.manifest)
     except TroveStepsError as error:
@@ -314,7 +317,7 @@ def reached_by(plan) -> Kept:
         frozenset(
             [digest for e in encodings for digest in e.digests]
             + [digest for cell in cells for digest in cell.qrel_digests]
-            + [model.link.name for model in plan.models.values()]
+            + [model.link.name for model in plan.models.values() if model.link]
         ),
         frozenset(e.encoder for e in encodings if not plan.encoding_manifest(e).exists()),
     )

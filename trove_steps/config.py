@@ -98,8 +98,8 @@ def _check(config: dict, schema: dict) -> None:
         _Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path]
     )
     lines = [line for error in errors for line in _explain(error)]
-    if isinstance(config, dict) and isinstance(config.get("datasets"), dict):
-        lines = _missing_texts(config) + lines
+    if not any(error.validator == "type" for error in errors):
+        lines = _missing(config) + lines
     if lines:
         raise TroveStepsError("\n".join(dict.fromkeys(lines)))
 
@@ -267,7 +267,8 @@ def _normalise(config: dict) -> None:
         if option in config:
             config[option] = os.path.expanduser(config[option])
     for model in config.get("models", {}).values():
-        model["model_name_or_path"] = os.path.expanduser(model["model_name_or_path"])
+        if "model_name_or_path" in model:
+            model["model_name_or_path"] = os.path.expanduser(model["model_name_or_path"])
     for pair in config.get("pairs", []):
         for option in ("datasets", "models"):
             if isinstance(pair.get(option), str):
@@ -299,16 +300,22 @@ def _normalise(config: dict) -> None:
             )
 
 
-def _missing_texts(config: dict) -> list[str]:
-    """Say which data sets have neither texts nor vectors in their place."""
-    return [
+def _missing(config: dict) -> list[str]:
+    """Say which data sets have neither texts nor vectors, and which models nothing to encode with."""
+    sources = (("corpus_path", "corpus_embeddings"), ("query_path", "query_embeddings"))
+    datasets, models = ([*(config.get(s) or {}).items()] for s in ("datasets", "models"))
+    lines = [
         f"datasets.{name}.{texts}: missing; it must be set"
-        for name, dataset in config["datasets"].items()
-        for texts, vectors in (
-            ("corpus_path", "corpus_embeddings"),
-            ("query_path", "query_embeddings"),
-        )
+        for name, dataset in datasets
+        for texts, vectors in sources
         if isinstance(dataset, dict) and texts not in dataset and vectors not in dataset
+    ]
+    if any(all(vectors in (dataset or {}) for _, vectors in sources) for _, dataset in datasets):
+        return lines  # the plan sees which models go with which data sets
+    return lines + [
+        f"models.{name}.model_name_or_path: missing; it must be set"
+        for name, model in models
+        if isinstance(model, dict) and "model_name_or_path" not in model
     ]
 
 

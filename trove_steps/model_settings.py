@@ -328,6 +328,18 @@ def resolve_settings(folder: Path, given: dict, name: str) -> ModelSettings:
     return settings
 
 
+def imported_settings(given: dict) -> ModelSettings:
+    """Return the settings of a model of which only vectors are there: how these are compared."""
+    known = {o: given[o] for o in ("similarity", "truncate_dim", "quantization") if o in given}
+    return ModelSettings(
+        pooling=None,
+        normalize=given.get("normalize") in (True, "yes"),
+        query_max_len=QUERY_MAX_LEN,
+        passage_max_len=PASSAGE_MAX_LEN,
+        **known,
+    )
+
+
 def _apply_encoder_class(values: dict, where: str) -> None:
     """Put what an encoder class fixes into the values. `contriever` is mean pooling, not normalized."""
     choice, source = values.setdefault("encoder_class", ("default", "default"))

@@ -24,7 +24,12 @@ from trove_steps.keys import (
     search_recipe,
     texts_recipe,
 )
-from trove_steps.model_settings import ModelSettings, model_files, resolve_settings
+from trove_steps.model_settings import (
+    ModelSettings,
+    imported_settings,
+    model_files,
+    resolve_settings,
+)
 from trove_steps.models import locate_model
 from trove_steps.results import is_complete
 from trove_steps.store import dropped_mark, manifest_path
@@ -36,13 +41,14 @@ EMBEDDINGS_OPTION = {"corpus": "corpus_embeddings", "queries": "query_embeddings
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the configuration, resolved."""
+    """A model of the configuration, resolved; without folder, files and link if all its vectors were
+    computed elsewhere."""
 
     name: str
-    folder: Path
+    folder: Path | None
     files: dict[str, str]  # name → SHA-256
     settings: ModelSettings
-    link: Path  # in/{digest}, the folder's name by content
+    link: Path | None  # in/{digest}, the folder's name by content
 
     def recipe(self, role: str) -> dict:
         """Return the encoder recipe of a role, "corpus" or "queries"."""
@@ -406,7 +412,7 @@ class Plan:
             for option in ("corpus_path", "query_path", "qrel_path"):
                 yield from dataset.get(option, [])
         for name in dict.fromkeys(model for _, model in self.pairs):
-            yield self.config["models"][name]["model_name_or_path"]
+            yield self.config["models"][name].get("model_name_or_path", "")
 
     def _check_inputs(self) -> None:
         lines = []
@@ -434,6 +440,8 @@ class Plan:
 
     def _model(self, name: str) -> Model:
         given = self.config["models"][name]
+        if "model_name_or_path" not in given:
+            return Model(name, None, {}, imported_settings(given), None)
         folder = locate_model(
             given["model_name_or_path"], given.get("model_revision", "main"), f"models.{name}"
         )
@@ -450,6 +458,11 @@ class Plan:
         if given:
             vectors = self._intern([for_cell(path, dataset, model.name) for path in given])
             return Imported(role, model, *vectors, *texts)
+        if model.folder is None:
+            raise TroveStepsError(
+                f"models.{model.name}.model_name_or_path: missing; it must be set, because "
+                f"datasets.{dataset} has no {EMBEDDINGS_OPTION[role]}"
+            )
         return Encoding(role, model, *texts)
 
     def _cell(self, dataset: str, model: Model) -> Cell:

@@ -198,7 +198,7 @@ def test_verify_finds_one_flipped_bit_anywhere(filled, capsys):
     assert shard.exists()
     text = run(capsys, "cache", "verify", "--configfile", "my.yaml", expect=1)
     assert not shard.exists()
-    assert "vectors are not in the store" in text  # and the manifest is withdrawn
+    assert "of its vectors are not in the store; removed" in text  # and the manifest is withdrawn
     assert "all sound" in run(capsys, "cache", "verify", "--configfile", "my.yaml")
     assert stages(capsys, "tiny/bert")["encode corpus"]["state"] in ("needed", "unneeded", "there")
 

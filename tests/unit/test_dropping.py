@@ -71,7 +71,17 @@ def test_a_search_brings_the_vectors_back(plan, raw, capsys):  # noqa: F811
     plan.restore_dropped(cell, 20)
     assert not manifest.exists()
     assert not dropped_mark(manifest).exists()
+
+
+def test_verify_leaves_dropped_collections_alone(plan, capsys):
+    manifest = plan.encoding_manifest(plan.cells["tiny", "bert"].corpus)
+    drop(manifest)
     assert "all sound" in run(capsys, "cache", "verify", "--configfile", "my.yaml")
+    (shard,) = manifest.parent.glob("shards/*.arrow")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    run(capsys, "cache", "verify", "--configfile", "my.yaml", expect=1)
+    assert manifest.exists()
+    assert not plan.encoding_manifest(plan.cells["less", "bert"].corpus).exists()
 
 
 def test_vectors_go_after_the_last_result_that_needs_them(plan):

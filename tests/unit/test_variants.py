@@ -1,5 +1,7 @@
 """Variants of a model: cells of their own that share what is encoded."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.unit.test_plan import names_of, only_cell, raw  # noqa: F401 (a fixture)
@@ -40,6 +42,25 @@ def test_float16_is_another_encoder(raw):  # noqa: F811
     assert names_of(raw) == before
     raw["models"]["bert"]["embedding_dtype"] = "float16"
     assert all(before[name] != after for name, after in names_of(raw).items())
+
+
+def test_a_model_of_which_only_vectors_are_there(raw):  # noqa: F811
+    given = {"corpus_embeddings": "{model}.npy", "query_embeddings": ["q-{model}.npy", "ids.txt"]}
+    for name in ("api.npy", "q-api.npy", "ids.txt"):
+        Path(name).write_bytes(name.encode())
+    raw["datasets"]["tiny"] |= given
+    raw["models"] = {"api": {"similarity": "cosine", "truncate_dim": [8]}}
+    plan = Plan(raw)
+    assert len(plan.encodings) == 2
+    assert {encoding.step for encoding in plan.encodings.values()} == {"import"}
+    assert plan.search_flags(plan.cells["tiny", "api@8"].search)[:2] == ["--similarity", "cosine"]
+    del raw["datasets"]["tiny"]["corpus_path"], raw["datasets"]["tiny"]["query_path"]
+    assert len(Plan(raw).cells) == 2
+    raw["datasets"]["other"] = {**raw["datasets"]["tiny"], "query_path": "data/queries.jsonl"}
+    del raw["datasets"]["other"]["query_embeddings"]
+    message = "models.api.model_name_or_path: missing; .* datasets.other has no query_embeddings"
+    with pytest.raises(TroveStepsError, match=message):
+        Plan(raw)
 
 
 @pytest.mark.parametrize(
