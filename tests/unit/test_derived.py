@@ -1,5 +1,7 @@
 """Vectors that are made of stored ones: cut, quantised, and what they take."""
 
+import hashlib
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from trove_steps.derived import Derived, bytes_per_vector, int8, scaled
 from trove_steps.errors import TroveStepsError
-from trove_steps.keys import derived_recipe
+from trove_steps.keys import VERSION, derived_recipe
 from trove_steps.topk import search
 
 FLOATS = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
@@ -107,3 +109,21 @@ def test_more_dimensions_than_there_are():
 )
 def test_bytes_per_vector(options, stored, expected):
     assert bytes_per_vector(384, derived_recipe(*options), stored) == expected
+
+
+GOLDEN = {
+    "cut": "640c59e37c7e5493",
+    "int8": "fc54dc5d13773887",
+    "binary": "7695e5936d209c4d",
+}
+
+
+@pytest.mark.parametrize("kind", GOLDEN)
+def test_derived_vectors_change_only_with_their_version(kind):
+    """Raise VERSION["derived"] in trove_steps/keys.py before new values are written here."""
+    assert VERSION["derived"] == 1
+    whole = np.random.RandomState(4).randint(-50, 51, size=(20, 24))
+    options = {"cut": (7, True, None), "int8": (None, True, "int8"), "binary": (7, True, "binary")}
+    vectors = Derived(Memory((whole / 7).astype(np.float32)), derived_recipe(*options[kind]))
+    content = np.ascontiguousarray(vectors.take(np.arange(20)), "<f4").tobytes()
+    assert hashlib.sha256(content).hexdigest()[:16] == GOLDEN[kind]
