@@ -25,6 +25,7 @@ from trove_steps.store import (
     Store,
     collection_keys,
     dropped_mark,
+    first_of_each,
     point_anew,
 )
 
@@ -149,7 +150,7 @@ def _merge(store: Store, group: list[_Piece], figures: Figures, dry_run: bool) -
         merged.append(piece.name)
         figures.removed += len(shard) - (stop - rows)
         rows = stop
-    (first,) = SortedKeys(keys[:rows]).spread()
+    first = first_of_each(keys[:rows])
     distinct = int(first.sum())
     figures.duplicates += rows - distinct
     made = None

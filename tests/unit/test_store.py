@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from trove_steps import store as store_module
 from trove_steps.errors import TroveStepsError
 from trove_steps.keys import TEXT_KEY_BYTES, text_key
-from trove_steps.store import DamagedShard, Shard, SortedKeys, Store, Vectors, write_collection
+from trove_steps.store import (
+    DamagedShard,
+    Shard,
+    SortedKeys,
+    Store,
+    Vectors,
+    first_of_each,
+    unsorted,
+    write_collection,
+)
 
 ENCODER, TEXTS = "e" * 32, "f" * 32
 DIM = 3
@@ -115,7 +124,14 @@ def test_keys_that_share_a_half(known, asked, cut):
     )
     keys = SortedKeys(asked)
     places = keys.places(known)
-    numbers, first = keys.spread(np.arange(len(asked)))
+    numbers = np.arange(len(asked))
+    first = keys.fill_repeats(numbers)
+    numbers = unsorted(keys.order, numbers)
+    np.testing.assert_array_equal(unsorted(keys.order, first), first_of_each(asked))
+    seen: set[bytes] = set()
+    for key, is_first in zip(asked, first_of_each(asked), strict=True):
+        assert is_first == (key.tobytes() not in seen)
+        seen.add(key.tobytes())
     assert first.sum() == len({key.tobytes() for key in asked})
     in_order = asked[np.lexsort(asked.T[::-1])]
     for key, place in zip(known, places, strict=True):
