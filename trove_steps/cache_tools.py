@@ -173,6 +173,8 @@ def usage(cache: Cache, names: dict[tuple[str, str, str], list[str]]) -> dict:
 
 
 def _model_name(cache: Cache, recipe: dict) -> str:
+    if "vectors" in recipe:
+        return ", ".join(cache.name_of(digest) or digest for digest in recipe["vectors"])
     files = recipe.get("model_files", {})
     return cache.name_of(recipe_key({"kind": "model", "files": files})) if files else ""
 
@@ -180,7 +182,7 @@ def _model_name(cache: Cache, recipe: dict) -> str:
 def describe_encoder(recipe: dict) -> str:
     """Say a recipe in a few words: mean, normalize, 256 tokens, float32, …"""
     if "model_files" not in recipe:
-        return ", ".join(str(value) for value in recipe.values()) or "unknown"
+        return "computed elsewhere" if recipe else "unknown"
     words = [str(recipe.get("pooling"))]
     if recipe.get("normalize"):
         words.append("normalize")

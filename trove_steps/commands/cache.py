@@ -102,7 +102,7 @@ def du_tables(found: dict) -> str:
 
     encoders = [
         [
-            e["encoder"][:8],
+            _key(e["encoder"]),
             _short(e["model"]),
             describe_encoder(e["recipe"]),
             str(e["shards"]),
@@ -111,7 +111,7 @@ def du_tables(found: dict) -> str:
         for e in largest(found["encoders"])
     ]
     collections = [
-        [_short(", ".join(c["datasets"] or c["files"])), c["role"], c["encoder"][:8], *figures(c)]
+        [_short(", ".join(c["datasets"] or c["files"])), c["role"], _key(c["encoder"]), *figures(c)]
         for c in largest(found["collections"])
     ]
     header = ["encoder", "model", "recipe", "shards", "rows", "bytes", "last use"]
@@ -127,6 +127,10 @@ def du_tables(found: dict) -> str:
             f"all: {tables.size(found['bytes'])}, of that {parts}",
         ]
     )
+
+
+def _key(encoder: str) -> str:
+    return encoder.removeprefix("imported-")[:8]
 
 
 def _short(path: str) -> str:
@@ -204,7 +208,7 @@ def run_compact(options: argparse.Namespace) -> int:
     header = ["encoder", "shards", "after", "rows", "after", "bytes", "after", "duplicates"]
     rows = [
         [
-            key[:8],
+            _key(key),
             *(tables.count(n) for n in (f.shards_before, f.shards_after)),
             *(tables.count(n) for n in (f.rows_before, f.rows_after)),
             *(tables.size(n) for n in (f.bytes_before, f.bytes_after)),
