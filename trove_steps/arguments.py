@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from trove_steps.config import load_schema
+from trove_steps.config import VARIANTS, load_schema
 from trove_steps.errors import TroveStepsError
 from trove_steps.torchrun import end_with_launcher
 
@@ -16,8 +16,13 @@ OTHER_ROLE = {"corpus": "query_", "queries": "passage_"}
 def model_options(role: str) -> dict[str, dict]:
     """Return the model options of the schema that concern a role, "corpus" or "queries"."""
     options = load_schema()["$defs"]["model"]["properties"]
-    other = (OTHER_ROLE[role], "query_model_")  # a step has one model, for its own role
-    return {name: option for name, option in options.items() if not name.startswith(other)}
+    # A step has one model, for its own role; variants are the search's.
+    other = (OTHER_ROLE[role], "query_model_")
+    return {
+        name: option
+        for name, option in options.items()
+        if not name.startswith(other) and name not in VARIANTS
+    }
 
 
 def model_flags(given: dict, role: str) -> list[str]:

@@ -5,20 +5,28 @@ import sys
 
 from trove_steps import __version__
 from trove_steps.commands import (
+    cache,
     certify,
     doctor,
+    export,
     export_run,
+    plan,
     reproduce,
     show,
+    why,
 )
 from trove_steps.errors import TroveStepsError
 
 COMMANDS = (
+    cache,
     certify,
     doctor,
+    export,
     export_run,
+    plan,
     reproduce,
     show,
+    why,
 )
 
 

@@ -24,6 +24,7 @@ from trove_steps.store import (
     SortedKeys,
     Store,
     collection_keys,
+    dropped_mark,
     first_of_each,
     point_anew,
 )
@@ -217,6 +218,8 @@ def verify(store: Store, set_aside: bool = True) -> list[Damaged]:
                 store.set_aside(name, DamagedShard(problem))
     if found and set_aside:
         for manifest in store.manifests():
+            if dropped_mark(manifest).exists():
+                continue
             with contextlib.suppress(
                 TroveStepsError
             ):  # its rows table is damaged: it was withdrawn

@@ -10,12 +10,18 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from trove_steps.dataset_options import PATH_OPTIONS, check_datasets
+from trove_steps.dataset_options import (
+    CACHE_OPTIONS,
+    EMBEDDINGS_OPTIONS,
+    PATH_OPTIONS,
+    check_datasets,
+)
 from trove_steps.errors import TroveStepsError
 from trove_steps.formats import OPTIONS, OTHERS, check_format
 from trove_steps.measures import DEFAULT_MEASURES, largest_cutoff, metric_names
 from trove_steps.selection import selection_of
 
+VARIANTS = ("truncate_dim", "quantization")  # options of which a list makes variants of a model
 SCHEMA_PATH = Path(__file__).parent.parent / "workflow" / "schemas" / "config.schema.yaml"
 
 
@@ -100,7 +106,10 @@ def _check(config: dict, schema: dict) -> None:
     )
     lines = [line for error in errors for line in _explain(error)]
     datasets = config.get("datasets") if isinstance(config, dict) else None
-    lines = check_datasets(datasets if isinstance(datasets, dict) else {}, bool(lines)) + lines
+    found = check_datasets(datasets if isinstance(datasets, dict) else {}, bool(lines))
+    if not any(error.validator == "type" for error in errors):
+        found += _missing_models(config)
+    lines = found + lines
     if lines:
         raise TroveStepsError("\n".join(dict.fromkeys(lines)))
 
@@ -278,14 +287,21 @@ def _normalise(config: dict) -> None:
         for option in ("model_name_or_path", "query_model_name_or_path"):
             if option in model:
                 model[option] = os.path.expanduser(model[option])
+    for pair in config.get("pairs", []):
+        for option in ("datasets", "models"):
+            if isinstance(pair.get(option), str):
+                pair[option] = [pair[option]]
+    _expand_variants(config)
     for dataset in config.get("datasets", {}).values():
         for collection in (dataset, *dataset.get("collections", [])):
-            for option in (*PATH_OPTIONS, "beir"):
+            for option in (*PATH_OPTIONS, *EMBEDDINGS_OPTIONS):
                 if option in collection:
                     paths = collection[option]
                     paths = [paths] if isinstance(paths, str) else paths
-                    paths = [os.path.expanduser(path) for path in paths]
-                    collection[option] = paths[0] if option == "beir" else paths
+                    collection[option] = [os.path.expanduser(path) for path in paths]
+            for option in ("beir", *CACHE_OPTIONS):
+                if option in collection:
+                    collection[option] = os.path.expanduser(collection[option])
     evaluation = config.get("evaluation")
     if evaluation is not None:
         cutoffs = evaluation["ir_metrics_k_values"]
@@ -301,10 +317,41 @@ def _normalise(config: dict) -> None:
         if mining["cross_encoder"] is not None:
             mining["cross_encoder"] = os.path.expanduser(mining["cross_encoder"])
         selection_of(mining).check(mining["search_topk"])
+
+
+def _missing_models(config: dict) -> list[str]:
+    """Say which models have nothing to encode with."""
+    datasets, models = (config.get(section) or {} for section in ("datasets", "models"))
+    if any(set(EMBEDDINGS_OPTIONS) <= set(dataset or {}) for dataset in datasets.values()):
+        return []  # the plan sees which models go with which data sets
+    return [
+        f"models.{name}.model_name_or_path: missing; it must be set"
+        for name, model in models.items()
+        if isinstance(model, dict) and "model_name_or_path" not in model
+    ]
+
+
+def _expand_variants(config: dict) -> None:
+    """Make a model of its own of every value in a list of truncate_dim or quantization: minilm@256.
+
+    A pair that names the model means its variants too.
+    """
+    families: dict[str, dict] = {}
+    for name, model in config.get("models", {}).items():
+        lists = {
+            option: model[option] for option in VARIANTS if isinstance(model.get(option), list)
+        }
+        plain = {option: value for option, value in model.items() if option not in lists}
+        families[name] = {name: plain} | {
+            f"{name}@{value}": {**plain, option: value}
+            for option, values in lists.items()
+            for value in values
+        }
+    if "models" in config:
+        config["models"] = {n: model for family in families.values() for n, model in family.items()}
     for pair in config.get("pairs", []):
-        for option in ("datasets", "models"):
-            if isinstance(pair.get(option), str):
-                pair[option] = [pair[option]]
+        if "models" in pair:
+            pair["models"] = [v for name in pair["models"] for v in families.get(name, [name])]
 
 
 def _normalise_measures(evaluation: dict) -> None:

@@ -6,7 +6,15 @@ from trove_steps.data.filters import OPTIONS as FILTERS
 from trove_steps.data.filters import check_options
 
 PATH_OPTIONS = ("corpus_path", "query_path", "qrel_path", "query_subset_path")
-OF_DATASET = ("collections", "exclude_identical_ids", "strict")  # the others are of a collection
+EMBEDDINGS_OPTIONS = ("corpus_embeddings", "query_embeddings")
+CACHE_OPTIONS = ("corpus_cache", "query_cache")
+OF_DATASET = (  # the others are of a collection
+    "collections",
+    "exclude_identical_ids",
+    "strict",
+    *EMBEDDINGS_OPTIONS,
+    *CACHE_OPTIONS,
+)
 
 
 def collections_of(dataset: dict) -> list[dict]:
@@ -48,10 +56,11 @@ def check_datasets(datasets: dict, broken: bool) -> list[str]:
 def _missing(collection: dict, where: str) -> list[str]:
     if "beir" in collection or "ir_datasets" in collection:
         return []
+    sides = zip(("corpus_path", "query_path"), EMBEDDINGS_OPTIONS, strict=True)
     return [
-        f"{where}.{option}: missing; it must be set"
-        for option in ("corpus_path", "query_path")
-        if option not in collection
+        f"{where}.{texts}: missing; it must be set"
+        for texts, vectors in sides
+        if texts not in collection and vectors not in collection
     ]
 
 

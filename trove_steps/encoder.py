@@ -69,9 +69,9 @@ class Encoded:
 class EncoderClass(Protocol):
     """What `encoder_class: module:Class` must offer; the default is TransformersEncoder.
 
-    Padding, batching, cutting the vector (`truncate_dim`) and normalization are done around it. Only
-    the module's own source file is in the encoder's key, not what it imports. An attribute `attention`
-    may name the attention kernel, for records. docs/encoders.md has an example.
+    Padding, batching and normalization are done around it. Only the module's own source file is in the
+    encoder's key, not what it imports. An attribute `attention` may name the attention kernel, for
+    records. docs/encoders.md has an example.
     """
 
     pad_id: int  # token id that fills up rows
@@ -266,7 +266,7 @@ class Encoder:
                 tensor.pin_memory().to(self.device, non_blocking=True) for tensor in (ids, mask)
             )
         with torch.inference_mode():
-            pooled = self.model.forward(ids, mask)[:, : self.settings.truncate_dim].float()
+            pooled = self.model.forward(ids, mask).float()
             if self.settings.normalize:
                 pooled = torch.nn.functional.normalize(pooled, dim=1, eps=1e-12)
         return pooled

@@ -345,7 +345,9 @@ def _next_amount(amount: int, seconds: float, fair: float) -> int:
 
 def _encode_portion(encoder, store: Store, part: Portion, job: Job, record: Record) -> None:
     encoded = encoder.encode(part.texts, batch_size=job.batch_size)
-    bad = np.flatnonzero(~np.isfinite(encoded.vectors).all(axis=1))
+    with np.errstate(over="ignore"):  # what float16 can't hold becomes infinity, reported below
+        vectors = encoded.vectors.astype(job.settings.embedding_dtype, copy=False)
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise TroveStepsError(
             f"the vector of '{part.ids[int(bad[0])]}' (models.{job.model_name}) holds NaN or "
@@ -354,7 +356,7 @@ def _encode_portion(encoder, store: Store, part: Portion, job: Job, record: Reco
         )
     started = time.perf_counter()
     write_lengths(store.directory, part.keys, encoded.lengths, encoded.cut)
-    store.write(part.keys, encoded.vectors)
+    store.write(part.keys, vectors)
     for name in COUNTS:
         setattr(record, name, getattr(record, name) + getattr(encoded, name))
     for phase, seconds in {**encoded.seconds, "write": time.perf_counter() - started}.items():

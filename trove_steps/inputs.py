@@ -71,6 +71,11 @@ class Dataset:
     exclude_identical_ids: bool
     strict: bool
 
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The SHA-256 of all its files."""
+        return (*self.corpus.digests, *self.queries.digests, *self.qrels.digests)
+
     @cached_property
     def description(self) -> dict:
         """Return all that determines what a check of the data finds, as JSON."""
@@ -203,7 +208,7 @@ class Inputs:
         """Return the files of one side of all collections, each file once."""
         entries: list[dict] = []
         for number, collection in enumerate(collections):
-            paths = collection[SIDES[side]]
+            paths = collection.get(SIDES[side], [])
             reader = _reader(side, collection)
             for path, digest, link in zip(paths, *self.intern(paths), strict=True):
                 same = [

@@ -17,6 +17,9 @@ TEXT_KEY_BYTES = 16
 # module that a shell command runs. tests/unit/test_golden.py fails when results change without it.
 VERSION = {
     "encoder": 1,
+    "derived": 1,
+    "imported": 1,
+    "publish": 1,
     "texts": 1,
     "search": 1,
     "score": 2,
@@ -25,7 +28,7 @@ VERSION = {
     "rescore": 1,
     "merge": 1,
     "comparison": 1,
-    "summary": 2,
+    "summary": 3,
     "track": 1,
     "data": 1,
 }
@@ -109,14 +112,44 @@ def texts_recipe(
     return {**recipe, "readers": readers} if readers and any(readers) else recipe
 
 
+def imported_recipe(
+    vector_digests: list[str], text_digests: list[str], readers: list[dict] | None = None
+) -> dict:
+    """List what determines vectors that were computed elsewhere: the SHA-256 of their files in order, and
+    the files of texts, which have the ids, as `texts_recipe` lists them."""
+    recipe = {
+        "kind": "imported",
+        "version": VERSION["imported"],
+        "vectors": vector_digests,
+        "files": text_digests,
+    }
+    return {**recipe, "readers": readers} if readers and any(readers) else recipe
+
+
+def derived_recipe(truncate_dim: int | None, normalize: bool, quantization: str | None) -> dict:
+    """List how the vectors that are searched are made of the stored ones; empty if they are the same."""
+    recipe: dict = {}
+    if truncate_dim is not None:
+        recipe |= {"truncate_dim": truncate_dim, "normalize": normalize}
+    if quantization is not None:
+        recipe["quantization"] = quantization
+    return {"version": VERSION["derived"], **recipe} if recipe else {}
+
+
 def search_recipe(
-    queries: dict[str, str], corpus: dict[str, str], similarity: str, exclude_identical_ids: bool
+    queries: dict[str, str],
+    corpus: dict[str, str],
+    similarity: str,
+    exclude_identical_ids: bool,
+    derived: dict | None = None,
 ) -> dict:
     """List what determines a ranking: two collections as {"encoder": key, "texts": key} and the rules.
 
-    The depth is no part: a deeper ranking of the same recipe begins with the shallower one.
+    `derived` is a derived_recipe. The depth is no part: a deeper ranking of the same recipe begins with
+    the shallower one.
     """
     return {
+        **({"derived": derived} if derived else {}),
         "kind": "search",
         "version": VERSION["search"],
         "queries": queries,

@@ -178,10 +178,7 @@ def read_texts(files: SourceFiles, rows: np.ndarray) -> Texts:
 
     Raises TroveStepsError where no files are named, and as `SourceFiles.batches`.
     """
-    if not files.paths:
-        raise TroveStepsError(
-            "texts are needed, but no files of them are given: add --corpus-path and --query-path"
-        )
+    _check_named(files)
     titles, texts, start = {}, {}, 0
     for _, batch in files.batches():
         end = start + len(batch.ids)
@@ -192,8 +189,20 @@ def read_texts(files: SourceFiles, rows: np.ndarray) -> Texts:
 
 
 def file_numbers(files: SourceFiles) -> np.ndarray:
-    """Return int64[records]: in which of the files each record of a collection is."""
+    """Return int64[records]: in which of the files each record of a collection is.
+
+    Raises TroveStepsError where no files are named, and as `SourceFiles.batches`.
+    """
+    _check_named(files)
     if len(files.paths) == 1:
         return np.zeros(files.records, np.int64)
     parts = [np.full(len(batch.ids), number) for number, batch in files.batches()]
     return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def _check_named(files: SourceFiles) -> None:
+    if not files.paths:
+        raise TroveStepsError(
+            "texts are needed, but no files of them are given: add corpus_path and query_path to the data "
+            "set (--corpus-path, --query-path)"
+        )

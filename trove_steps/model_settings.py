@@ -11,6 +11,7 @@ from pathlib import Path
 from trove_steps import own_code
 from trove_steps.errors import TroveStepsError
 from trove_steps.formats import OTHERS
+from trove_steps.keys import derived_recipe
 from trove_steps.models import locate_model
 
 POOLINGS = ("mean", "first_token", "last_token")  # Trove's; from a model's files also:
@@ -72,6 +73,8 @@ class ModelSettings:
     truncation_side: str = "right"
     encoder_class: str = "default"
     truncate_dim: int | None = None
+    quantization: str | None = None
+    embedding_dtype: str = "float32"
     similarity: str = "dot"
     query_format: str = "{text}"
     passage_format: str = "{title} {text}"
@@ -92,8 +95,8 @@ class ModelSettings:
         """Return what, beside the model's files, determines the vector of a string.
 
         Templates are no part of it (they are in the string), nor are the attention kernel and
-        the padding, which change the last bits at most. Options that are off leave no trace, so that
-        a new option does not rename what exists.
+        the padding, which change the last bits at most, nor what is derived from stored vectors.
+        Options that are off leave no trace, so that a new option does not rename what exists.
         """
         recipe = {
             "pooling": self.pooling,
@@ -104,8 +107,8 @@ class ModelSettings:
         }
         if self.truncation_side != "right":
             recipe["truncation_side"] = self.truncation_side
-        if self.truncate_dim is not None:
-            recipe["truncate_dim"] = self.truncate_dim
+        if self.embedding_dtype != "float32":
+            recipe["embedding_dtype"] = self.embedding_dtype
         if self.padding_side != "right":
             recipe["padding_side"] = self.padding_side
         if self.load_in_8bit:
@@ -117,6 +120,10 @@ class ModelSettings:
             digest = own_code.source_digest(self.encoder_class, "encoder_class")
             recipe["encoder_class"] = {"name": self.encoder_class, "sha256": digest}
         return recipe
+
+    def derived_recipe(self) -> dict:
+        """Return how the vectors that are searched are made of the stored ones."""
+        return derived_recipe(self.truncate_dim, self.normalize, self.quantization)
 
     def described(self) -> dict[str, dict]:
         """Return option → {"value", "source"} of every option, for records and people."""
@@ -334,6 +341,18 @@ def resolve_settings(folder: Path, given: dict, name: str) -> ModelSettings:
     )
     _check(folder, settings, where)
     return settings
+
+
+def imported_settings(given: dict) -> ModelSettings:
+    """Return the settings of a model of which only vectors are there: how these are compared."""
+    known = {o: given[o] for o in ("similarity", "truncate_dim", "quantization") if o in given}
+    return ModelSettings(
+        pooling=None,
+        normalize=given.get("normalize") in (True, "yes"),
+        query_max_len=QUERY_MAX_LEN,
+        passage_max_len=PASSAGE_MAX_LEN,
+        **known,
+    )
 
 
 def _apply_encoder_class(values: dict, where: str) -> None:

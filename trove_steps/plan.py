@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from trove_steps.arguments import model_flags
-from trove_steps.config import load_config, section_defaults
+from trove_steps.config import check_file, load_config, section_defaults
 from trove_steps.data import most_annotated, read_qrels
 from trove_steps.data.collections import Files, merge_collections
 from trove_steps.errors import TroveStepsError
@@ -24,12 +24,18 @@ from trove_steps.keys import (
     VERSION,
     cross_encoder_recipe,
     encoder_recipe,
+    imported_recipe,
     recipe_key,
     search_recipe,
     texts_recipe,
 )
 from trove_steps.measures import DEFAULT_MEASURES, largest_cutoff, metric_names
-from trove_steps.model_settings import ModelSettings, model_files, resolve_settings
+from trove_steps.model_settings import (
+    ModelSettings,
+    imported_settings,
+    model_files,
+    resolve_settings,
+)
 from trove_steps.models import locate_model
 from trove_steps.results import is_complete
 from trove_steps.selection import (
@@ -41,20 +47,24 @@ from trove_steps.selection import (
     mining_recipe,
     selection_of,
 )
-from trove_steps.store import manifest_path
+from trove_steps.store import dropped_mark, manifest_path
 
 ROLES = {"corpus": "passage", "queries": "query"}
+EMBEDDINGS_OPTION = {"corpus": "corpus_embeddings", "queries": "query_embeddings"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the configuration, resolved; `query` is the queries' own model where they have one."""
+    """A model of the configuration, resolved; `query` is the queries' own model where they have one.
+
+    Without folder, files and link if all its vectors were computed elsewhere.
+    """
 
     name: str
-    folder: Path
+    folder: Path | None
     files: dict[str, str]  # name → SHA-256
     settings: ModelSettings
-    link: Path  # in/{digest}, the folder's name by content
+    link: Path | None  # in/{digest}, the folder's name by content
     query: "Model | None" = None
 
     def recipe(self, role: str) -> dict:
@@ -85,6 +95,7 @@ class Encoding:
     form: str
     dataset: str = ""
     readers: tuple[dict, ...] = field(default=(), compare=False)  # the key `texts` covers them
+    step = "encode"
 
     @cached_property
     def template(self) -> str | dict:
@@ -93,16 +104,44 @@ class Encoding:
 
     @cached_property
     def encoder(self) -> str:
-        return recipe_key(self.model.recipe(self.role))
+        return recipe_key(self.encoder_recipe)
+
+    @property
+    def encoder_recipe(self) -> dict:
+        return self.model.recipe(self.role)
+
+    @property
+    def texts_recipe(self) -> dict:
+        return texts_recipe(self.role, list(self.digests), self.template, list(self.readers))
 
     @cached_property
     def texts(self) -> str:
-        recipe = texts_recipe(self.role, list(self.digests), self.template, list(self.readers))
-        return recipe_key(recipe)
+        return recipe_key(self.texts_recipe)
 
     @property
     def identity(self) -> dict[str, str]:
         return {"encoder": self.encoder, "texts": self.texts}
+
+
+@dataclass(frozen=True)
+class Imported(Encoding):
+    """One collection of vectors that were computed elsewhere; `digests` and `links` are of their files."""
+
+    text_digests: tuple[str, ...] = ()
+    text_links: tuple[Path, ...] = ()
+    step = "import"
+
+    @property
+    def encoder_recipe(self) -> dict:
+        return imported_recipe(list(self.digests), list(self.text_digests), list(self.readers))
+
+    @property
+    def texts_recipe(self) -> dict:
+        return self.encoder_recipe
+
+    @cached_property
+    def encoder(self) -> str:
+        return f"imported-{self.texts}"
 
 
 @dataclass(frozen=True)
@@ -115,6 +154,7 @@ class Cell:
     queries: Encoding
     data: Dataset = field(compare=False)
     search: str
+    search_recipe: dict = field(compare=False)
     needs: dict[str, int] = field(compare=False)  # task → depth of the ranking
     score: str | None
     mine: str | None
@@ -189,6 +229,13 @@ class Plan:
     def models(self) -> dict[str, Model]:
         return {name: self._model(name) for name in dict.fromkeys(m for _, m in self.pairs)}
 
+    @property
+    def model_links(self) -> list[Path]:
+        """The folders of all models that are used, by content."""
+        models = [m for model in self.models.values() for m in (model, model.query) if m]
+        links = [model.link for model in models if model.link]
+        return [*links, self.cross_encoder.link] if self.cross_encoder else links
+
     @cached_property
     def datasets(self) -> dict[str, Dataset]:
         """The data sets that are used, resolved to files."""
@@ -258,15 +305,17 @@ class Plan:
 
     @cached_property
     def checks(self) -> dict[str, Path]:
-        """Data set → the record of the check of its files."""
+        """Data set → the record of the check of its files; vectors without texts are not checked so."""
         return {
             name: self._valid(check_record(self.results, dataset, VERSION["data"]))
             for name, dataset in self.datasets.items()
+            if dataset.corpus.links and dataset.queries.links
         }
 
     def check_before(self, cell: Cell, record: Path) -> list[Path]:
         """Return the check that comes before a result of a cell that is not there yet."""
-        return [] if record.exists() else [self.checks[cell.dataset]]
+        check = self.checks.get(cell.dataset)
+        return [] if check is None or record.exists() else [check]
 
     @cached_property
     def _users(self) -> dict[tuple[str, str], dict[str, None]]:
@@ -285,7 +334,8 @@ class Plan:
         """
         if self.encoding_manifest(encoding).exists():
             return []
-        return [self.checks[name] for name in self._users[encoding.encoder, encoding.texts]]
+        users = self._users[encoding.encoder, encoding.texts]
+        return [self.checks[name] for name in users if name in self.checks]
 
     def track_record(self, cell: Cell) -> Path:
         key = recipe_key(
@@ -361,6 +411,71 @@ class Plan:
         key = recipe_key({"kind": "summary", "version": VERSION["summary"], "cells": cells})
         return self.results / ".summary" / f"{key}.json"
 
+    # --- published and dropped vectors ---------------------------------------------------------
+
+    @cached_property
+    def publications(self) -> dict[str, tuple[Encoding, str]]:
+        """Key → the collection and the path of a dense file that the configuration asks for."""
+        found: dict[str, tuple[Encoding, str]] = {}
+        taken: dict[str, str] = {}
+        for cell in self.cells.values():
+            options = self.config["datasets"][cell.dataset]
+            for encoding, option in ((cell.corpus, "corpus_cache"), (cell.queries, "query_cache")):
+                if option not in options:
+                    continue
+                path = for_cell(options[option], cell.dataset, cell.model)
+                recipe = {"kind": "publish", "version": VERSION["publish"], "path": path}
+                key = recipe_key({**recipe, **encoding.identity})
+                if taken.setdefault(os.path.abspath(path), key) != key:
+                    raise TroveStepsError(
+                        f"datasets.{cell.dataset}.{option}: several collections would be written to {path}; "
+                        "put {model} and {dataset} into the path"
+                    )
+                found[key] = encoding, path
+        return found
+
+    def publish_targets(self) -> list[Path]:
+        folder = self.results / ".published"
+        return [
+            self._valid(folder / recipe_key({"path": path}) / f"{key}.json")
+            for key, (_, path) in self.publications.items()
+        ]
+
+    @cached_property
+    def drops(self) -> dict[str, tuple[Encoding, list[Path]]]:
+        """Key → a corpus whose vectors go, and what must be there before; empty if they are kept."""
+        found = {}
+        for encoding in () if self.config["keep_embeddings"] else self.encodings.values():
+            cells = [
+                cell for cell in self.cells.values() if cell.corpus.identity == encoding.identity
+            ]
+            ends = [self.score_record(c) for c in cells if c.score and "evaluation" in self.tasks]
+            ends += [self.mine_record(cell) for cell in cells if "mining" in self.tasks]
+            if not ends:  # a collection of queries, or nothing is searched
+                continue
+            ends += self.publish_targets()
+            recipe = {"kind": "drop", **encoding.identity, "ends": sorted(map(str, ends))}
+            found[recipe_key(recipe)] = encoding, ends
+        return found
+
+    def drop_targets(self) -> list[Path]:
+        targets = []
+        for key, (encoding, _) in self.drops.items():
+            record = self.results / ".dropped" / f"{key}.json"
+            manifest = self.encoding_manifest(encoding)
+            if record.exists() and manifest.exists() and not dropped_mark(manifest).exists():
+                record.unlink()  # encoded again since
+            targets.append(record)
+        return targets
+
+    def restore_dropped(self, cell: Cell, depth: int) -> None:
+        """Have a corpus whose vectors were dropped encoded again if a search must be made."""
+        manifest = self.encoding_manifest(cell.corpus)
+        searched = self.cache / "searches" / cell.search / f"top{depth}.json"
+        if dropped_mark(manifest).exists() and not searched.exists():
+            manifest.unlink(missing_ok=True)
+            dropped_mark(manifest).unlink(missing_ok=True)
+
     # --- command lines --------------------------------------------------------------------------
 
     def model_flags(self, encoding: Encoding) -> list[str]:
@@ -389,7 +504,13 @@ class Plan:
     def search_flags(self, search: str) -> list[str]:
         """Return the rules of a search as flags of the search step."""
         cell = self.searches[search]
-        flags = ["--similarity", self.models[cell.model].settings.similarity]
+        settings = self.models[cell.model].settings
+        flags = ["--similarity", settings.similarity]
+        if settings.truncate_dim is not None:
+            flags += ["--truncate-dim", str(settings.truncate_dim)]
+            flags += ["--normalize"] if settings.normalize else []
+        if settings.quantization is not None:
+            flags += ["--quantization", settings.quantization]
         if self.config["datasets"][cell.dataset]["exclude_identical_ids"]:
             flags.append("--exclude-identical-ids")
         return flags
@@ -426,8 +547,8 @@ class Plan:
         flags = []
         for option, links, digests in (
             ("qrel", cell.data.qrels.links, cell.data.qrels.digests),
-            ("corpus", cell.corpus.links, cell.corpus.digests),
-            ("query", cell.queries.links, cell.queries.digests),
+            ("corpus", cell.data.corpus.links, cell.data.corpus.digests),
+            ("query", cell.data.queries.links, cell.data.queries.digests),
         ):
             if links:
                 flags += [f"--{option}-path", *map(str, links), f"--{option}-sha256", *digests]
@@ -481,7 +602,7 @@ class Plan:
             targets += self.evaluate_targets()
         if "mining" in self.tasks:
             targets += self.mine_targets()
-        return targets or self.encode_targets()
+        return [*(targets or self.encode_targets()), *self.publish_targets(), *self.drop_targets()]
 
     def _require_section(self, section: str) -> None:
         if section not in self.tasks:
@@ -502,6 +623,8 @@ class Plan:
     def _model(self, name: str) -> Model:
         given = self.config["models"][name]
         query = self._load_model(name, "query_") if "query_model_name_or_path" in given else None
+        if "model_name_or_path" not in given:
+            return Model(name, None, {}, imported_settings(given), None, query)
         return replace(self._load_model(name), query=query)
 
     def _load_model(self, name: str, prefix: str = "") -> Model:
@@ -517,7 +640,15 @@ class Plan:
 
     def _encoding(self, role: str, dataset: str, model: Model) -> Encoding:
         files = getattr(self.datasets[dataset], role)
+        given = self.config["datasets"][dataset].get(EMBEDDINGS_OPTION[role])
+        if given:
+            return self._imported(role, dataset, model, given)
         model = (model.query or model) if role == "queries" else model
+        if model.folder is None:
+            raise TroveStepsError(
+                f"models.{model.name}.model_name_or_path: missing; it must be set, because "
+                f"datasets.{dataset} has no {EMBEDDINGS_OPTION[role]}"
+            )
         option = OPTIONS[ROLES[role]]
         given = self.config["models"][model.name].get(option)
         form = choose_format(given, dataset) or getattr(model.settings, option)
@@ -531,19 +662,42 @@ class Plan:
             readers=files.readers,
         )
 
+    def _imported(self, role: str, dataset: str, model: Model, given: list[str]) -> "Imported":
+        where = f"datasets.{dataset}.{EMBEDDINGS_OPTION[role]}"
+        files, paths = getattr(self.datasets[dataset], role), []
+        for position, path in enumerate(given):
+            paths.append(for_cell(path, dataset, model.name))
+            check_file(paths[-1], f"{where}[{position}]" if len(given) > 1 else where)
+        if any("collections" in reader for reader in files.readers):
+            raise TroveStepsError(
+                f"{where}: does not go with collections that have different files, as the same id may "
+                "then mean two texts"
+            )
+        digests, links = self.inputs.intern(paths)
+        return Imported(
+            role=role,
+            model=model,
+            digests=digests,
+            links=links,
+            form="",
+            readers=files.readers,
+            text_digests=files.digests,
+            text_links=files.links,
+        )
+
     def _cell(self, dataset: str, model: Model) -> Cell:
         options = self.config["datasets"][dataset]
         corpus = self._encoding("corpus", dataset, model)
         queries = self._encoding("queries", dataset, model)
         data = self.datasets[dataset]
-        search = recipe_key(
-            search_recipe(
-                queries.identity,
-                corpus.identity,
-                model.settings.similarity,
-                options["exclude_identical_ids"],
-            )
+        searched = search_recipe(
+            queries.identity,
+            corpus.identity,
+            model.settings.similarity,
+            options["exclude_identical_ids"],
+            model.settings.derived_recipe(),
         )
+        search = recipe_key(searched)
         evaluation = {
             "k_values": self.evaluation["ir_metrics_k_values"],
             "relevance_threshold": self.evaluation["ir_metrics_relevance_threshold"],
@@ -573,6 +727,7 @@ class Plan:
             queries=queries,
             data=data,
             search=search,
+            search_recipe=searched,
             needs=self._needs(data.qrels),
             score=score if data.qrels.digests else None,
             mine=mine,
@@ -646,6 +801,11 @@ def _judgments(qrels: QrelFiles):
         return read_qrels(qrels.links, shown_as=qrels.paths)
     files = Files(qrels.links, qrels.paths)
     return merge_collections(qrels.collections, files, keep_apart=True).table
+
+
+def for_cell(path: str, dataset: str, model: str) -> str:
+    """Fill {dataset} and {model} into a path of the configuration; variants share the model's."""
+    return path.replace("{dataset}", dataset).replace("{model}", model.partition("@")[0])
 
 
 def round_up(depth: int) -> int:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from trove_steps.arguments import run_step, step_parser
+from trove_steps.derived import searched_bytes
 from trove_steps.distributed import Comm, communicator
 from trove_steps.files import read_json, write_json, written_atomically
 from trove_steps.judging import add_collections_argument, read_judgments
@@ -37,6 +38,7 @@ def run(arguments, comm: Comm) -> None:
         arguments.ir_metrics_relevance_threshold,
         arguments.measures,
     )
+    search = read_json(arguments.search)["recipe"]
     folder = arguments.record.parent.parent
     folder.mkdir(parents=True, exist_ok=True)
     metrics, per_query, trec = (
@@ -51,7 +53,8 @@ def run(arguments, comm: Comm) -> None:
         arguments.record,
         [metrics, per_query, trec],
         cell=arguments.name,
-        search=read_json(arguments.search)["recipe"],
+        search=search,
+        bytes_per_vector=searched_bytes(arguments.encoding_cache_dir, search),
         qrels=arguments.qrel_sha256,
         depth=arguments.depth,
         k_values=arguments.ir_metrics_k_values,

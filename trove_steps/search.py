@@ -14,15 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trove_steps.arguments import run_step, step_parser
+from trove_steps.derived import Derived, Scaled
 from trove_steps.distributed import Comm, communicator, pick_device, share_cpu_threads
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json, withdraw, write_json, written_atomically
 from trove_steps.fingerprint import hash_file
-from trove_steps.keys import recipe_key, search_recipe
+from trove_steps.keys import derived_recipe, recipe_key, search_recipe
 from trove_steps.progress import progress_bar, report
 from trove_steps.ranking import Ranking
 from trove_steps.store import Vectors, manifest_path
-from trove_steps.topk import rescore, search
+from trove_steps.topk import search
 from trove_steps.topk_candidates import PASSES
 
 QUERIES_PER_BATCH = 1000  # of the file; fixed, so that its bytes don't depend on tile sizes
@@ -89,29 +90,14 @@ def open_search(manifest: Path, cache_dir: Path) -> tuple:
         docs=table["document"].to_numpy(),
         scores=table["score"].to_numpy(),
     )
-    if recipe["similarity"] == "cosine":
-        return ranking, Normalised(queries), Normalised(documents)
-    return ranking, queries, documents
+    return ranking, as_searched(queries, recipe), as_searched(documents, recipe)
 
 
-class Normalised:
-    """Vectors scaled to length 1, for cosine similarity."""
-
-    def __init__(self, vectors: Vectors):
-        self._vectors = vectors
-        self.dim, self.ids, self.order = vectors.dim, vectors.ids, vectors.order
-
-    def __len__(self) -> int:
-        return len(self._vectors)
-
-    def take(self, texts: np.ndarray) -> np.ndarray:
-        """Return float32[m, dim]; a vector of zeros stays as it is.
-
-        Lengths are summed as scores are, so that the bits are the same on every machine.
-        """
-        vectors = self._vectors.take(texts)
-        lengths = np.sqrt(rescore(vectors, vectors))[:, None]
-        return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
+def as_searched(vectors: Vectors, recipe: dict):
+    """Return vectors as the recipe of a search has them: cut, quantised, scaled to length 1."""
+    if recipe.get("derived"):
+        vectors = Derived(vectors, recipe["derived"])
+    return Scaled(vectors) if recipe["similarity"] == "cosine" else vectors
 
 
 def identical_ids(queries: Vectors, documents: Vectors) -> np.ndarray:
@@ -135,14 +121,13 @@ def run(arguments, comm: Comm) -> None:
         {key: documents.manifest[key] for key in ("encoder", "texts")},
         arguments.similarity,
         arguments.exclude_identical_ids,
+        derived_recipe(arguments.truncate_dim, arguments.normalize, arguments.quantization),
     )
     _check_expected(arguments.output, recipe)
     share_cpu_threads()
     exclude = identical_ids(queries, documents) if arguments.exclude_identical_ids else None
-    if arguments.similarity == "cosine":
-        searched = Normalised(queries), Normalised(documents)
-    else:
-        searched = queries, documents
+    searched = as_searched(queries, recipe), as_searched(documents, recipe)
+    _check_widths(*searched)
     tiles = search(
         *searched,
         arguments.depth,
@@ -150,7 +135,7 @@ def run(arguments, comm: Comm) -> None:
         device=pick_device(),
         comm=comm,
         exclude=exclude,
-        progress=_progress(len(queries) * len(documents), documents.dim, comm),
+        progress=_progress(len(queries) * len(documents), searched[1].dim, comm),
         candidate_pass=arguments.candidate_pass,
     )
     if comm.rank != 0:
@@ -185,6 +170,14 @@ def _check_expected(output: Path, recipe: dict) -> None:
         )
 
 
+def _check_widths(queries, documents) -> None:
+    if len(queries) and len(documents) and queries.dim != documents.dim:
+        raise TroveStepsError(
+            f"the vectors of the queries have {queries.dim} dimensions, those of the documents "
+            f"{documents.dim}: they are not of one model"
+        )
+
+
 def _progress(total: int, dim: int, comm: Comm):
     """Return a function that shows how many queries × documents are done, and at which rate."""
     bar = progress_bar(total, "search", "queries × documents", comm.rank == 0)
@@ -206,6 +199,15 @@ def main() -> None:
         )
     parser.add_argument("--depth", type=int, required=True, help="documents kept for each query")
     parser.add_argument("--similarity", choices=["dot", "cosine"], default="dot")
+    parser.add_argument(
+        "--truncate-dim", type=int, metavar="N", help="search the first N dimensions of the vectors"
+    )
+    parser.add_argument(
+        "--normalize", action="store_true", help="scale vectors that were cut to length 1 again"
+    )
+    parser.add_argument(
+        "--quantization", choices=["int8", "binary"], help="search quantised vectors"
+    )
     parser.add_argument(
         "--exclude-identical-ids",
         action="store_true",

@@ -52,6 +52,11 @@ def encoders(cache_dir: Path) -> list["Store"]:
     return [Store(cache_dir, path.name) for path in sorted(found)]
 
 
+def dropped_mark(manifest: Path) -> Path:
+    """Return the file that exists while the vectors of a collection have been dropped on purpose."""
+    return Path(manifest).with_suffix(".dropped")
+
+
 class Shard:
     """A memory-mapped shard: `keys` is uint8[rows, 16], `vectors` is float32 or float16[rows, dim].
 

@@ -25,7 +25,9 @@ def run(arguments) -> None:
         dataset, model = record["cell"].split("/")
         figures = read_json(evaluation.parent.parent / "metrics.json")
         counts = {name: value for name, value in figures.items() if name.startswith("num_")}
-        metrics = {name: value for name, value in figures.items() if name not in counts}
+        if "bytes_per_vector" in record:
+            counts["bytes_per_vector"] = record["bytes_per_vector"]
+        metrics = {name: value for name, value in figures.items() if not name.startswith("num_")}
         shares = cut_shares(record["search"], arguments.encoding_cache_dir)
         cells.append({"dataset": dataset, "model": model, "metrics": metrics, **counts, **shares})
     table = arguments.record.parent.parent / TABLE

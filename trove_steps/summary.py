@@ -16,7 +16,9 @@ from trove_steps.files import written_atomically
 Row = dict[str, str | int | float]
 
 # The measures that the field reports first; the rest is in the file.
-MAIN_COLUMNS = ("ndcg_cut_10", "recall_100", "map", "map_cut_100", "mrr_cut_10", "num_judged")
+MAIN_COLUMNS = (
+    "ndcg_cut_10", "recall_100", "map", "map_cut_100", "mrr_cut_10", "bytes_per_vector", "num_judged",
+)  # fmt: skip
 WIDTH = 100
 MIN_NAMES_WIDTH = 40
 _MEASURES = ("ndcg", "map", "recall", "P", "mrr")
@@ -98,6 +100,8 @@ def format_table(rows: Sequence[Row], columns: Sequence[str] = MAIN_COLUMNS) -> 
     if not rows:
         return "no results"
     shown = [name for name in columns if any(row.get(name, "") != "" for row in rows)]
+    if len({row.get("bytes_per_vector", "") for row in rows}) < 2:
+        shown = [name for name in shown if name != "bytes_per_vector"]
     if "map" in shown and "map_cut_100" in shown:
         shown.remove("map_cut_100")
     cells = [[_cell(row, name, rows) for name in shown] for row in rows]

@@ -406,15 +406,6 @@ def test_truncation_side(folders):
     assert right == [*whole[: MAX_LEN - 1], whole[-1]]
 
 
-def test_truncate_dim(folders):
-    texts = mixed_texts(3)
-    short = encoder_of(folders, "bert", truncate_dim=5)
-    assert short.dim == 5
-    full = encoder_of(folders, "bert").encode(texts).vectors[:, :5]
-    full /= np.linalg.norm(full, axis=1, keepdims=True)
-    np.testing.assert_allclose(short.encode(texts).vectors, full, atol=1e-6)
-
-
 @pytest.fixture
 def adapter(folders, tmp_path):
     from peft import LoraConfig, get_peft_model

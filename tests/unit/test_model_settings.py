@@ -203,7 +203,6 @@ def test_recipe_of_common_options_is_stable():
     [
         {"padding_side": "left"},
         {"truncation_side": "left"},
-        {"truncate_dim": 8},
         {"append_eos": True},
         {"load_in_8bit": True},
         {"load_in_4bit": True},

@@ -144,7 +144,7 @@ def test_texts_of_several_files(tmp_path):
         read_texts(SourceFiles([first], records=4), np.array([0]))
     with pytest.raises(TroveStepsError, match="name the files that were encoded"):
         file_numbers(SourceFiles([first, second], records=5))
-    with pytest.raises(TroveStepsError, match="add --corpus-path and --query-path"):
+    with pytest.raises(TroveStepsError, match="add corpus_path and query_path"):
         read_texts(SourceFiles([], records=4), np.array([0]))
 
 

@@ -23,8 +23,10 @@ PROCESSES = processes(PLAN.config["nproc_per_node"])
 wildcard_constraints:
     encoder="[0-9a-f]{32}",
     texts="[0-9a-f]{32}",
+    role="corpus|queries",
     search="[0-9a-f]{32}",
     key="[0-9a-f]{32}",
+    place="[0-9a-f]{32}",
     depth="[0-9]+",
     dataset="[^/]+",
     model="[^/]+",
@@ -99,12 +101,32 @@ def get_digests(role):
     return lambda wildcards: get_encoding(role, wildcards).digests
 
 
+def get_imported(wildcards):
+    imported = f"imported-{wildcards.encoder}"
+    return PLAN.encodings[wildcards.role, imported, wildcards.texts]
+
+
+def get_import_inputs(wildcards):
+    imported = get_imported(wildcards)
+    files = {"embeddings": imported.links, "texts": imported.text_links}
+    return {name: [ancient(link) for link in links] for name, links in files.items()}
+
+
+def get_import_reader_flags(wildcards):
+    return PLAN.reader_flags(get_imported(wildcards))
+
+
+def get_import_digests(which):
+    return lambda wildcards: getattr(get_imported(wildcards), which)
+
+
 def get_model_flags(role):
     return lambda wildcards: PLAN.model_flags(get_encoding(role, wildcards))
 
 
 def get_search_inputs(wildcards):
     cell = PLAN.searches[wildcards.search]
+    PLAN.restore_dropped(cell, int(wildcards.depth))
     return {
         "queries": ancient(PLAN.encoding_manifest(cell.queries)),
         "corpus": ancient(PLAN.encoding_manifest(cell.corpus)),
@@ -162,8 +184,8 @@ def get_files(wildcards):
 def files_of(cell):
     files = {
         "qrels": cell.data.qrels.links,
-        "corpus_files": cell.corpus.links,
-        "query_files": cell.queries.links,
+        "corpus_files": cell.data.corpus.links,
+        "query_files": cell.data.queries.links,
     }
     return {name: [ancient(link) for link in links] for name, links in files.items()}
 
@@ -201,6 +223,23 @@ def get_merge_inputs(wildcards):
 
 def get_merge_file_flags(wildcards):
     return PLAN.file_flags(PLAN.merged_cells(wildcards.dataset)[0])
+
+
+def get_published_manifest(wildcards):
+    encoding, _ = PLAN.publications[wildcards.key]
+    return ancient(PLAN.encoding_manifest(encoding))
+
+
+def get_published_path(wildcards):
+    return PLAN.publications[wildcards.key][1]
+
+
+def get_drop_inputs(wildcards):
+    return [ancient(path) for path in PLAN.drops[wildcards.key][1]]
+
+
+def get_dropped_manifest(wildcards):
+    return PLAN.encoding_manifest(PLAN.drops[wildcards.key][0])
 
 
 def show_summary():
