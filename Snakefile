@@ -20,6 +20,7 @@ include: "workflow/rules/encode.smk"
 include: "workflow/rules/search.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/mine.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:

@@ -15,7 +15,16 @@ TEXT_KEY_BYTES = 16
 
 # Bump a step's number when its results change for the same inputs: snakemake does not see edits of a
 # module that a shell command runs. tests/unit/test_golden.py fails when results change without it.
-VERSION = {"encoder": 1, "texts": 1, "search": 1, "score": 1, "mine": 1, "summary": 1, "track": 1}
+VERSION = {
+    "encoder": 1,
+    "texts": 1,
+    "search": 1,
+    "score": 1,
+    "mine": 1,
+    "summary": 1,
+    "report": 1,
+    "track": 1,
+}
 
 
 def canonical_json(value) -> bytes:

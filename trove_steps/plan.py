@@ -220,6 +220,16 @@ class Plan:
         key = recipe_key({"kind": "summary", "version": VERSION["summary"], "cells": cells})
         return self.results / ".summary" / f"{key}.json"
 
+    @cached_property
+    def report_record(self) -> Path:
+        cells = {
+            f"{cell.dataset}/{cell.model}": [cell.score, cell.mine if self._mines else None]
+            for cell in self.cells.values()
+            if cell.score
+        }
+        key = recipe_key({"kind": "report", "version": VERSION["report"], "cells": cells})
+        return self.results / ".report" / f"{key}.json"
+
     # --- command lines --------------------------------------------------------------------------
 
     def search_flags(self, search: str) -> list[str]:
@@ -262,6 +272,19 @@ class Plan:
     def score_records(self) -> list[Path]:
         return [self.score_record(cell) for cell in self.cells.values() if cell.score]
 
+    def report_inputs(self) -> dict[str, list[Path]]:
+        """Return the records that the report is made from, by task."""
+        cells = [cell for cell in self.cells.values() if cell.score]
+        return {
+            "evaluations": [self.score_record(cell) for cell in cells],
+            "mining": [self.mine_record(cell) for cell in cells] if self._mines else [],
+        }
+
+    def report_targets(self) -> list[Path]:
+        """The report, which needs something that was evaluated."""
+        self._require_section("evaluation")
+        return [self._valid(self.report_record)] if self.score_records() else []
+
     def evaluate_targets(self) -> list[Path]:
         self._require_section("evaluation")
         cells = [cell for cell in self.cells.values() if cell.score]
@@ -286,7 +309,13 @@ class Plan:
             targets += self.evaluate_targets()
         if "mining" in self.tasks:
             targets += self.mine_targets()
+        if "evaluation" in self.tasks and self.config["report"]:
+            targets += self.report_targets()
         return targets or self.encode_targets()
+
+    @property
+    def _mines(self) -> bool:
+        return "mining" in self.tasks
 
     def _require_section(self, section: str) -> None:
         if section not in self.tasks:

@@ -121,6 +121,13 @@ def get_summary_inputs(wildcards):
     return [ancient(path) for path in PLAN.score_records()]
 
 
+def get_report_inputs(wildcards):
+    return {
+        task: [ancient(path) for path in paths]
+        for task, paths in PLAN.report_inputs().items()
+    }
+
+
 def get_mine_flags(wildcards):
     return PLAN.mine_flags(get_cell(wildcards))
 

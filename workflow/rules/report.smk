@@ -1,0 +1,37 @@
+# The report. Input: the records of all evaluations and minings. Output: a record, and the page under its
+# key, which `snakemake --report report.zip` takes along; the same page lies in the results folder as report.html.
+
+
+rule write_report:
+    """Write one page that shows the results of all data sets and models."""
+    input:
+        unpack(get_report_inputs),
+    output:
+        record=RESULTS / ".report/{key}.json",
+        page=report(
+            RESULTS / ".report/{key}.html",
+            caption="../report/report.rst",
+            category="Results",
+            labels={"page": "leaderboard, queries, mining, cost"},
+        ),
+    log:
+        "logs/report/{key}.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        cache=CACHE,
+    shell:
+        "exec python -m trove_steps.report"
+        " --evaluations {input.evaluations:q}"
+        " --mining {input.mining:q}"
+        " --encoding-cache-dir {params.cache:q}"
+        " --logs logs"
+        " --record {output.record:q}"
+        " 2> {log:q}"
+
+
+rule report:
+    """Write the report of what the configuration evaluates, and mines if it says so."""
+    input:
+        get_targets("report_targets"),
