@@ -1,29 +1,30 @@
 """The words behind the numbers: titles and texts of some records, for people to read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from trove_steps.data import read_records
 from trove_steps.errors import TroveStepsError
 
 
-def read_some(cache_dir: Path, digests: Sequence[str], wanted: Mapping[int, str]) -> dict[int, str]:
+def read_some(cache_dir: Path, recipe: dict, wanted: Mapping[int, str]) -> dict[int, str]:
     """Return row number → title and text, in one line, of some records of a collection.
 
-    `digests` are the SHA-256 of the collection's files in order, which the cache links to; `wanted`
-    gives the id of each row that is asked for, rows counted over all files. The files are read up to
+    `recipe` is that of the collection's texts, which names its files by their SHA-256; the cache links to
+    them. `wanted` gives the id of each row that is asked for, rows counted over all files. The files are read
     the last of them. A row is missing from the answer where its file is gone or holds something else now.
     """
     rows = sorted(wanted)
     found: dict[int, str] = {}
     first = place = 0
     try:
-        for digest in digests:
+        for digest in recipe["files"]:
             for batch in read_records(Path(cache_dir) / "in" / digest):
                 end = first + len(batch.ids)
                 while place < len(rows) and rows[place] < end:
                     n = rows[place] - first
-                    if batch.ids[n] == wanted[rows[place]]:
+                    # An id may have got a prefix that tells files with the same ids apart.
+                    if wanted[rows[place]].endswith(str(batch.ids[n])):
                         found[rows[place]] = _line(batch.titles[n], batch.texts[n])
                     place += 1
                 first = end

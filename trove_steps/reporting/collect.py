@@ -29,6 +29,7 @@ MAIN_METRICS = ("ndcg_cut_10", "mrr_cut_10", "recall_100")
 POINTS = 15_000  # queries in the scatter plots of all data sets together
 WORST_QUERIES = 5
 TOP_DOCUMENTS = 5
+JUDGED_DOCUMENTS = 5
 SAMPLES = 20  # mined negatives to read, of each cell
 BINS = 40
 SNIPPET = 160
@@ -69,7 +70,7 @@ class Cell:
 
     @property
     def metrics(self) -> dict[str, float]:
-        return {k: v for k, v in self.figures.items() if not k.startswith("num_")}
+        return {k: v for k, v in self.figures.items() if k in self.per_query.column_names}
 
     @cached_property
     def per_query(self) -> pa.Table:
@@ -106,9 +107,9 @@ class Cell:
         of = self.record["search"][side]
         return manifest_path(self.cache, of["encoder"], side, of["texts"])
 
-    def files(self, side: str) -> list[str]:
-        """Return the SHA-256 of the files of the "corpus" or the "queries"."""
-        return read_json(self.manifest(side))["recipe"]["files"]
+    def texts(self, side: str) -> dict:
+        """Return the recipe of the texts of the "corpus" or the "queries"."""
+        return read_json(self.manifest(side))["recipe"]
 
 
 def collect(evaluations: list[Path], minings: list[Path], cache: Path, logs: Path) -> dict:
@@ -154,14 +155,16 @@ def _dataset(name: str, cells: list[Cell], main: str, points: int) -> dict:
         "name": name,
         "queries": len(ids),
         "documents": len(cells[0].ranking.doc_ids),
+        "threshold": cells[0].record["relevance_threshold"],
         "counts": {k: v for k, v in cells[0].figures.items() if k.startswith("num_")},
         "points": _points(cells, ids, values, main, points),
         "cells": {},
     }
-    uncertain = _uncertainty(cells, values)
+    uncertain = _uncertainty(cells, values, _compared(cells[0]))
     for cell in cells:
         content["cells"][cell.model] = {
             "metrics": cell.metrics,
+            "ties": _tie_ranges(cell),
             **uncertain[cell.model],
             "worst": _worst(cell, main),
             "scores": _score_distribution(cell),
@@ -192,7 +195,22 @@ def _aligned(cells: list[Cell]) -> tuple[list[str], dict[str, dict[str, np.ndarr
     return common.to_pylist(), values
 
 
-def _uncertainty(cells: list[Cell], values: dict) -> dict[str, dict]:
+def _compared(cell: Cell) -> dict[tuple, float]:
+    """Return (metric, model, model) → corrected p-value from comparison.tsv, where there is one."""
+    path = cell.folder.parent.parent / "comparison.tsv"
+    if not path.exists():
+        return {}
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = [
+            r for r in csv.DictReader(file, dialect="excel-tab") if r["dataset"] == cell.dataset
+        ]
+    return {
+        (row["metric"], *sorted((row["model_a"], row["model_b"]))): float(row["p_holm"])
+        for row in rows
+    }
+
+
+def _uncertainty(cells: list[Cell], values: dict, compared: dict) -> dict[str, dict]:
     """Return model → {"low", "high", "p"}: metric → end of the interval, p-value against the best."""
     result = {cell.model: {"low": {}, "high": {}, "p": {}} for cell in cells}
     for cell in cells:
@@ -209,8 +227,17 @@ def _uncertainty(cells: list[Cell], values: dict) -> dict[str, dict]:
         if others and len(values[best][name]):
             gaps = np.column_stack([values[best][name] - values[m][name] for m in others])
             for model, p in zip(others, holm(p_values(gaps)), strict=True):
-                result[model]["p"][name] = float(p)
+                known = compared.get((name, *sorted((best, model))))
+                result[model]["p"][name] = float(p) if known is None else known
     return result
+
+
+def _tie_ranges(cell: Cell) -> dict[str, list[float]]:
+    """Return metric → its lowest and highest value over all orders of documents with equal scores."""
+    ends = {
+        name: [cell.figures.get(f"{name}_{end}") for end in ("min", "max")] for name in cell.metrics
+    }
+    return {name: pair for name, pair in ends.items() if None not in pair}
 
 
 # --- queries ----------------------------------------------------------------------------------------
@@ -239,7 +266,7 @@ def _query_texts(cell: Cell, ids: list[str]) -> dict[str, str]:
         pa.array(ids, pa.string()), value_set=cell.ranking.query_ids.combine_chunks()
     )
     wanted = {row: one for row, one in zip(rows.to_pylist(), ids, strict=True) if row is not None}
-    found = read_some(cell.cache, cell.files("queries"), wanted)
+    found = read_some(cell.cache, cell.texts("queries"), wanted)
     return {wanted[row]: text for row, text in found.items()}
 
 
@@ -270,7 +297,7 @@ def _worst(cell: Cell, main: str) -> list[dict]:
 
 
 def _beside(cell: Cell, query: int, threshold: int) -> dict:
-    """Return the top documents of a query and its relevant ones, each with rank, score and label."""
+    """Return the top documents of a query and its judged ones, each with rank, score and label."""
     view = cell.ranking.span(query, query + 1)
     labels = dict(_labels(cell, query))
     ranks = {int(doc): rank for rank, doc in enumerate(view.docs, 1)}
@@ -278,17 +305,21 @@ def _beside(cell: Cell, query: int, threshold: int) -> dict:
         _shown(cell, int(doc), n + 1, view.scores[n], labels)
         for n, doc in enumerate(view.docs[:TOP_DOCUMENTS])
     ]
-    relevant = sorted(
-        (doc for doc, label in labels.items() if label >= threshold),
-        key=lambda doc: (ranks.get(doc, sys.maxsize), doc),
-    )
+    relevant = sum(label >= threshold for label in labels.values())
+    order = sorted(labels, key=lambda doc: (-labels[doc], ranks.get(doc, sys.maxsize), doc))
     judged = [
         _shown(
             cell, doc, ranks.get(doc), view.scores[ranks[doc] - 1] if doc in ranks else None, labels
         )
-        for doc in relevant[:TOP_DOCUMENTS]
+        for doc in order[:JUDGED_DOCUMENTS]
     ]
-    return {"top": top, "judged": judged, "relevant": len(relevant), "depth": len(view.docs)}
+    return {
+        "top": top,
+        "judged": judged,
+        "relevant": relevant,
+        "of": len(labels),
+        "depth": len(view.docs),
+    }
 
 
 def _labels(cell: Cell, query: int) -> list[tuple[int, float]]:
@@ -311,7 +342,7 @@ def _shown(cell: Cell, doc: int, rank: int | None, score: float | None, labels: 
 def _document_texts(cells: list[Cell]) -> dict[int, list[str]]:
     """Return document number → [id, beginning of its text], all models' documents in one pass."""
     wanted = {doc: one for cell in cells for doc, one in cell.wanted.items()}
-    found = read_some(cells[0].cache, cells[0].files("corpus"), wanted)
+    found = read_some(cells[0].cache, cells[0].texts("corpus"), wanted)
     return {doc: [one, snippet(found.get(doc, ""), SNIPPET)] for doc, one in wanted.items()}
 
 
@@ -426,8 +457,8 @@ def _ranks_and_margins(cell: Cell, queries, docs, scores) -> tuple[np.ndarray, n
 
 def _positive(cell: Cell, query: int) -> dict | None:
     """Return the relevant document of a query that is ranked best, to be read beside a negative."""
-    judged = _beside(cell, query, cell.record["relevance_threshold"])["judged"]
-    return judged[0] if judged else None
+    beside = _beside(cell, query, cell.record["relevance_threshold"])
+    return beside["judged"][0] if beside["relevant"] else None
 
 
 # --- cost, warnings, provenance ---------------------------------------------------------------------

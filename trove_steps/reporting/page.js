@@ -124,7 +124,7 @@ function leaderboard() {
   draw();
   return el("section", { id: "leaderboard" }, el("h2", {}, "Leaderboard"),
     choice("metric", data.metrics, metric, chosen => { metric = chosen; draw(); }), holder,
-    el("p", { class: "note" }, `Bold: the best of its data set. ≈: not distinguishable from the best (paired randomisation test over the queries, two-sided, Holm-corrected over the models of a data set, p ≥ 0.05). Below each value: 95% bootstrap interval of its mean over the queries. A click on a heading sorts.`));
+    el("p", { class: "note" }, `Bold: the best of its data set. ≈: not distinguishable from the best (paired randomisation test over the queries, two-sided, Holm-corrected, p ≥ 0.05). Below each value: 95% bootstrap interval of its mean over the queries. A click on a heading sorts.`));
 }
 
 // --- a data set --------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ function worst(dataset, models) {
     const item = el("details", {}, el("summary", {}, `${number(query.value, 3)}  ${query.text || query.id} `, el("span", { class: "faint" }, `query ${query.id}`)),
       el("div", { class: "beside" },
         el("div", {}, el("h4", {}, "Retrieved"), el("ol", {}, ...query.top.map(one => documentItem(dataset, one)))),
-        el("div", {}, el("h4", {}, `Relevant (${Math.min(query.judged.length, query.relevant)} of ${query.relevant})`),
+        el("div", {}, el("h4", {}, `Judged (${query.judged.length} of ${query.of}, ${query.relevant} of them relevant)`),
           el("ol", {}, ...query.judged.map(one => documentItem(dataset, one, query.depth))))));
     item.open = n === 0;
     return item;
@@ -204,8 +204,8 @@ function worst(dataset, models) {
 
 function documentItem(dataset, one, depth = null) {
   const [id, text] = dataset.texts[one.doc];
-  const relevant = one.label !== null && one.label > 0;
-  const judged = one.label === null ? (depth === null ? "not judged" : "") : relevant ? `relevant (${one.label})` : `judged ${one.label}`;
+  const relevant = one.label !== null && one.label >= dataset.threshold;
+  const judged = one.label === null ? "not judged" : relevant ? `relevant (${one.label})` : `judged ${one.label}`;
   const place = one.rank === null ? `not in the first ${depth}` : `rank ${one.rank}, score ${number(one.score)}`;
   return el("li", { class: one.label === null ? null : relevant ? "relevant" : "irrelevant" },
     el("span", { class: "tag" }, `${place} · document ${id} · `, el("b", {}, judged)), el("br"), text || "(text not at hand)");
@@ -221,7 +221,7 @@ function distributions(dataset, models) {
     });
     const names = [...new Set(values.map(v => v.kind))];
     return plot({
-      title: model, data: { values }, height: 230,
+        title: model, data: { values }, height: 230,
       mark: { type: "bar", opacity: 0.5, binSpacing: 0 },
       encoding: {
         x: { field: "from", type: "quantitative", bin: "binned", title: "score" }, x2: { field: "to" },
@@ -249,7 +249,10 @@ function warnings(dataset, models) {
     "judged queries without results": dataset.counts.num_without_results,
     "judgments of documents that the corpus lacks": dataset.counts.num_judgments_not_in_corpus,
   }).filter(([, n]) => n).map(([what, n]) => `${count(n)} ${what}`);
+  const ties = models.flatMap(model => data.metrics.filter(metric => dataset.cells[model].ties[metric])
+    .map(metric => `${model}: ${metric} between ${dataset.cells[model].ties[metric].map(v => number(v)).join(" and ")}`));
   return el("div", {}, counts.length ? el("p", {}, `${counts.join("; ")}.`) : null,
+    ties.length ? el("p", {}, `Depends on the order of documents with equal scores: ${ties.join("; ")}.`) : null,
     table(["model", "documents cut off", "queries cut off", "documents that repeat another's text", "queries with ties in the top 10"], models.map(model => {
       const { warnings: w, cost: { encode } } = dataset.cells[model];
       const cut = side => encode[side] ? share(encode[side].truncated, encode[side].encoded) : "–";
@@ -261,7 +264,7 @@ function mining(dataset, models) {
   const stages = models.flatMap(model => Object.entries(dataset.cells[model].mining.funnel).map(([stage, documents]) => ({ model, stage, documents })));
   const names = [...new Set(stages.map(s => s.stage))];
   const funnel = plot({
-    title: "Funnel", data: { values: stages }, height: { step: Math.max(6, 26 / models.length) }, mark: "bar",
+    title: "Funnel", data: { values: stages }, height: names.length * Math.max(8 * models.length, 20), mark: "bar",
     encoding: {
       y: { field: "stage", type: "nominal", sort: names, title: null }, yOffset: { field: "model", sort: models },
       x: { field: "documents", type: "quantitative", title: "documents", axis: { format: "~s" } },
@@ -282,8 +285,8 @@ function mining(dataset, models) {
     el("tbody", {}, ...dataset.cells[model].mining.samples.map(sample => el("tr", {}, el("td", { class: "text" }, sample.text || sample.query, el("br"), el("span", { class: "tag" }, `query ${sample.query}`)),
       described(dataset, sample.negative), described(dataset, sample.positive)))))));
   draw(models[0]);
-  const above = models.map(model => dataset.cells[model].mining).filter(m => m.margins && m.margins.above > 0)
-    .map((m, n) => `${models[n]} ${(100 * m.margins.above).toFixed(1)}%`);
+  const above = models.map(model => [model, dataset.cells[model].mining.margins?.above]).filter(([, share]) => share > 0)
+    .map(([model, share]) => `${model} ${(100 * share).toFixed(1)}%`);
   return el("div", {},
     el("div", { class: "charts" }, funnel,
       ranks.length ? lines(ranks, models, { field: "rank", type: "quantitative", title: "rank" }, { field: "negatives", type: "quantitative", title: "negatives" }, "Ranks of the negatives", { interpolate: "step-after" }) : null,

@@ -1,0 +1,73 @@
+"""What the subcommands that look at a configuration share: which one, and from which folder."""
+
+import argparse
+import os
+from pathlib import Path
+
+from trove_steps.errors import TroveStepsError
+
+
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """Add --configfile and --directory, as snakemake has them."""
+    parser.add_argument(
+        "--configfile",
+        "--configfiles",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="the configuration (default: config/config.yaml); of several, a later one overrides",
+    )
+    parser.add_argument(
+        "--directory",
+        "-d",
+        type=Path,
+        metavar="DIR",
+        help="the working directory of the workflow; paths of the configuration are relative to it",
+    )
+
+
+def load_plan(options: argparse.Namespace):
+    """Return the plan of the configuration that the options name, and work in its directory.
+
+    As with snakemake, the configuration's own path is relative to where the command was started.
+    """
+    from trove_steps.plan import Plan
+
+    return Plan(_configuration(options))
+
+
+def _configuration(options: argparse.Namespace) -> dict:
+    files = [path.absolute() for path in options.configfile or ()]
+    if options.directory:
+        try:
+            os.chdir(options.directory)
+        except OSError as error:
+            raise TroveStepsError(f"--directory {options.directory}: {error.strerror}") from None
+    configuration: dict = {}
+    for path in files or [Path("config/config.yaml")]:
+        configuration = _merged(configuration, read_configuration(path))
+    return configuration
+
+
+def read_configuration(path: Path) -> dict:
+    """Return what a YAML file holds; TroveStepsError if it can't be read or is no mapping."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TroveStepsError(
+            f"the configuration {path} can't be read ({error.strerror}): name it with --configfile"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TroveStepsError(f"the configuration {path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise TroveStepsError(f"the configuration {path} holds no sections")
+    return content
+
+
+def _merged(first, second):
+    """Return `second` over `first`, section by section, as snakemake merges configurations."""
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return second
+    return {**first, **{name: _merged(first.get(name), item) for name, item in second.items()}}
