@@ -11,8 +11,8 @@ def read_some(cache_dir: Path, recipe: dict, wanted: Mapping[int, str]) -> dict[
     """Return row number → title and text, in one line, of some records of a collection.
 
     `recipe` is that of the collection's texts, which names its files by their SHA-256; the cache links to
-    them. `wanted` gives the id of each row that is asked for, rows counted over all files. The files are read
-    the last of them. A row is missing from the answer where its file is gone or holds something else now.
+    them. `wanted` gives the id of each row that is asked for, rows counted over all files. The files are
+    read up to the last of them. A row is missing from the answer where its file is gone or has changed.
     """
     rows = sorted(wanted)
     found: dict[int, str] = {}
