@@ -22,7 +22,15 @@ _SHOWN_OTHERWISE = {
     LogEvent.PROGRESS,
     LogEvent.RESOURCES_INFO,
 }
-_CHATTER = ("Select jobs to execute", "Storing output in storage", "host: ")
+_CHATTER = (
+    "Assuming unrestricted shared filesystem",
+    "Building DAG of jobs",
+    "Conda environments: ignored",
+    "Select jobs to execute",
+    "Using shell: ",
+    "Using workflow specific profile",
+    "host: ",
+)
 
 
 class LogHandler(LogHandlerBase):

@@ -202,15 +202,28 @@ class Plan:
         return self.cell_directory(cell) / ".mine" / f"{cell.mine}.json"
 
     def track_record(self, cell: Cell) -> Path:
+        trackers = sorted(self.evaluation["report_to"])
         key = recipe_key(
             {
                 "kind": "track",
                 "version": VERSION["track"],
                 "score": cell.score,
                 "wandb": self.evaluation["wandb"],
+                **({"mine": cell.mine} if self._mines else {}),
+                **({"report_to": trackers} if trackers != ["wandb"] else {}),
             }
         )
         return self.cell_directory(cell) / ".track" / f"{key}.json"
+
+    @property
+    def report_track_record(self) -> Path:
+        recipe = {
+            "kind": "report track",
+            "version": VERSION["track"],
+            "report": self.report_record.stem,
+        }
+        key = recipe_key(recipe | {"wandb": self.evaluation["wandb"]})
+        return self.results / ".track" / f"{key}.json"
 
     @cached_property
     def summary_record(self) -> Path:
@@ -259,6 +272,11 @@ class Plan:
         flags += ["--output-qrel-format", options["output_qrel_format"]]
         return flags if options["no_annot_in_mined_hn"] else [*flags, "--keep-annotated"]
 
+    def track_inputs(self, cell: Cell) -> dict[str, Path]:
+        """Return the records of what is tracked of a cell."""
+        records = {"record": self.score_record(cell)}
+        return {**records, "mining": self.mine_record(cell)} if self._mines else records
+
     @property
     def wandb_settings(self) -> str:
         """Return evaluation.wandb as JSON."""
@@ -283,7 +301,10 @@ class Plan:
     def report_targets(self) -> list[Path]:
         """The report, which needs something that was evaluated."""
         self._require_section("evaluation")
-        return [self._valid(self.report_record)] if self.score_records() else []
+        if not self.score_records():
+            return []
+        tracked = [self.report_track_record] if "wandb" in self.evaluation["report_to"] else []
+        return [self._valid(record) for record in (self.report_record, *tracked)]
 
     def evaluate_targets(self) -> list[Path]:
         self._require_section("evaluation")
@@ -294,7 +315,7 @@ class Plan:
                 "ask for another task (snakemake mine, snakemake encode)"
             )
         records = [self._valid(self.score_record(cell)) for cell in cells]
-        if "wandb" in self.evaluation["report_to"]:
+        if self.evaluation["report_to"]:
             records += [self._valid(self.track_record(cell)) for cell in cells]
         return [*records, self._valid(self.summary_record)]
 

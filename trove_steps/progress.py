@@ -75,7 +75,8 @@ def tell(**state) -> bool:
         number = f"-{next(_numbers)}" if "line" in state else ""
         path = Path(folder) / f"{socket.gethostname()}-{os.getpid()}{number}.json"
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({**state, "arguments": sys.argv}), encoding="utf-8")
+        content = json.dumps({**state, "arguments": sys.argv}, default=float)  # numpy numbers too
+        temporary.write_text(content, encoding="utf-8")
         os.replace(temporary, path)
         return True
     return False

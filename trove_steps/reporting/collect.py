@@ -425,6 +425,23 @@ def _mining(cell: Cell) -> dict:
     return content
 
 
+def mined_samples(cell: Cell) -> list[dict]:
+    """Return some mined negatives of a cell with their texts, drawn at random, as rows of a table."""
+    samples = _mining(cell)["samples"]
+    texts = _document_texts([cell])
+    return [
+        {
+            "query_id": sample["query"],
+            "query": sample["text"],
+            "document_id": texts[sample["negative"]["doc"]][0],
+            "document": texts[sample["negative"]["doc"]][1],
+            "rank": sample["negative"]["rank"],
+            "score": sample["negative"]["score"],
+        }
+        for sample in samples
+    ]
+
+
 def _numbers(ids: pa.ChunkedArray, among) -> np.ndarray:
     """Return the place of each id, -1 for one that is not there; int64."""
     found = pc.index_in(ids, value_set=pc.cast(among, ids.type).combine_chunks())

@@ -39,7 +39,7 @@ function choice(label, options, value, change, names = options) {
 // --- plots -------------------------------------------------------------------------------------------
 
 const CONFIG = {
-  background: "transparent", font: "inherit",
+  background: "transparent", font: getComputedStyle(document.body).fontFamily,
   axis: { labelColor: "var(--ink)", titleColor: "var(--ink)", gridColor: "var(--line)", domainColor: "var(--faint)", tickColor: "var(--faint)", titleFontWeight: "normal" },
   legend: { labelColor: "var(--ink)", titleColor: "var(--ink)" },
   title: { color: "var(--ink)", fontSize: 13 }, view: { stroke: "var(--line)" }, text: { color: "var(--ink)" },
@@ -262,9 +262,9 @@ function warnings(dataset, models) {
 
 function mining(dataset, models) {
   const stages = models.flatMap(model => Object.entries(dataset.cells[model].mining.funnel).map(([stage, documents]) => ({ model, stage, documents })));
-  const names = [...new Set(stages.map(s => s.stage))];
+  const names = [...new Set(stages.filter(s => s.documents).map(s => s.stage))];
   const funnel = plot({
-    title: "Funnel", data: { values: stages }, height: names.length * Math.max(8 * models.length, 20), mark: "bar",
+    title: "Funnel", data: { values: stages.filter(s => names.includes(s.stage)) }, height: names.length * Math.max(8 * models.length, 20), mark: "bar",
     encoding: {
       y: { field: "stage", type: "nominal", sort: names, title: null }, yOffset: { field: "model", sort: models },
       x: { field: "documents", type: "quantitative", title: "documents", axis: { format: "~s" } },
@@ -281,7 +281,7 @@ function mining(dataset, models) {
   });
   const holder = el("div");
   const draw = model => holder.replaceChildren(el("div", { class: "wide" }, el("table", {},
-    el("thead", {}, el("tr", {}, ...["query", "negative", "a relevant document"].map(h => el("th", {}, h)))),
+    el("thead", {}, el("tr", {}, ...["query", "negative", "a relevant document"].map(h => el("th", { class: "text" }, h)))),
     el("tbody", {}, ...dataset.cells[model].mining.samples.map(sample => el("tr", {}, el("td", { class: "text" }, sample.text || sample.query, el("br"), el("span", { class: "tag" }, `query ${sample.query}`)),
       described(dataset, sample.negative), described(dataset, sample.positive)))))));
   draw(models[0]);

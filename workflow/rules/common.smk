@@ -113,12 +113,17 @@ def get_score_flags(wildcards):
     return PLAN.score_flags(get_cell(wildcards))
 
 
-def get_score_record(wildcards):
-    return ancient(PLAN.score_record(get_cell(wildcards)))
+def get_track_inputs(wildcards):
+    records = PLAN.track_inputs(get_cell(wildcards))
+    return {name: ancient(path) for name, path in records.items()}
 
 
 def get_summary_inputs(wildcards):
     return [ancient(path) for path in PLAN.score_records()]
+
+
+def get_report_record(wildcards):
+    return ancient(PLAN.report_record)
 
 
 def get_report_inputs(wildcards):

@@ -31,6 +31,29 @@ rule write_report:
         " 2> {log:q}"
 
 
+rule track_report:
+    """Log the report to Weights & Biases, as an artifact of a run of its own."""
+    input:
+        record=get_report_record,
+    output:
+        record=RESULTS / ".track/{key}.json",
+    log:
+        "logs/track/report-{key}.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        settings=PLAN.wandb_settings,
+        results=RESULTS,
+    shell:
+        "exec python -m trove_steps.track"
+        " --report {input.record:q}"
+        " --settings {params.settings:q}"
+        " --directory {params.results:q}"
+        " --record {output.record:q}"
+        " 2> {log:q}"
+
+
 rule report:
     """Write the report of what the configuration evaluates, and mines if it says so."""
     input:
