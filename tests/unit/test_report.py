@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from trove_steps.reporting.collect import POINTS
 from trove_steps.reporting.page import render
 from trove_steps.reporting.statistics import holm, intervals, p_values
 
@@ -53,7 +54,7 @@ def unpacked(page: str) -> dict:
 
 def large_content(models: int = 10, datasets: int = 15) -> dict:
     """A content of the size that the largest limits of `collect` allow, of random words."""
-    chance = random.Random(0)
+    chance, points = random.Random(0), POINTS // datasets
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["".join(chance.choices(letters, k=chance.randint(2, 11))) for _ in range(20_000)]
 
@@ -98,13 +99,13 @@ def large_content(models: int = 10, datasets: int = 15) -> dict:
             for sample in content["mining"]["samples"]
             for side in ("negative", "positive")
         ]
-        points = {
-            "ids": [str(n) for n in range(1000)],
-            "texts": [text(110) for _ in range(1000)],
-            "values": {m: [round(chance.random(), 4) for _ in range(1000)] for m in cells},
+        chosen = {
+            "ids": [str(n) for n in range(points)],
+            "texts": [text(110) for _ in range(points)],
+            "values": {m: [round(chance.random(), 3) for _ in range(points)] for m in cells},
         }
         texts = {n: [str(n), text(160)] for n in numbers}
-        return {"name": name, "cells": cells, "points": points, "texts": texts}
+        return {"name": name, "cells": cells, "points": chosen, "texts": texts}
 
     return {"datasets": [dataset(f"set-{n}") for n in range(datasets)]}
 

@@ -26,7 +26,7 @@ from trove_steps.summary import metric_order
 from trove_steps.texts import read_some, snippet
 
 MAIN_METRICS = ("ndcg_cut_10", "mrr_cut_10", "recall_100")
-POINTS = 15_000  # queries in the scatter plots of all data sets together
+POINTS = 7_500  # queries in the scatter plots of all data sets together
 WORST_QUERIES = 5
 TOP_DOCUMENTS = 5
 JUDGED_DOCUMENTS = 5
@@ -253,7 +253,7 @@ def _points(cells: list[Cell], ids: list[str], values: dict, main: str, limit: i
         "ids": shown,
         "texts": [snippet(texts.get(one, ""), QUERY_SNIPPET) for one in shown],
         "values": {
-            model: np.round(columns[main][chosen], 4).tolist()
+            model: np.round(columns[main][chosen], 3).tolist()
             for model, columns in values.items()
             if main in columns
         },
