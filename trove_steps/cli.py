@@ -4,10 +4,10 @@ import argparse
 import sys
 
 from trove_steps import __version__
-from trove_steps.commands import ask, certify, show
+from trove_steps.commands import ask, certify, export_run, show
 from trove_steps.errors import TroveStepsError
 
-COMMANDS = (ask, certify, show)
+COMMANDS = (ask, certify, export_run, show)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -36,7 +36,12 @@ def get_targets(kind):
 
     def targets(wildcards):
         if PLAN.missing:
-            checkpoints.prepare_demo.get()
+            checkpoints.prepare_demo.get()  # returns once its files are there
+        if PLAN.missing:
+            raise WorkflowError(
+                f"{', '.join(PLAN.missing)} does not exist, but other files of the demo do: "
+                "delete the folder demo and start again"
+            )
         try:
             return [ancient(path) for path in getattr(PLAN, kind)()]
         except TroveStepsError as error:
