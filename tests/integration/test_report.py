@@ -48,7 +48,8 @@ def read_run(workflow: Workflow, model: str) -> dict[str, list[tuple[str, float]
 def test_the_page_holds_the_results(finished):
     data = unpacked(page_of(finished).read_text())
     (dataset,) = data["datasets"]
-    corpus = [json.loads(line) for line in open(finished.folder / "data/corpus.jsonl")]
+    lines = (finished.folder / "data/corpus.jsonl").read_text().splitlines()
+    corpus = list(map(json.loads, lines))
     texts = {one["_id"]: f"{one['title']} {one['text']}" for one in corpus}
     for model in ("bert", "cls"):
         cell, figures = dataset["cells"][model], finished.metrics("tiny", model)
@@ -93,7 +94,7 @@ def test_runs_of_wandb(finished):
 def test_asking_with_the_words_of_a_query_gives_its_ranking(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished.folder)
     run = read_run(finished, "bert")
-    query = json.loads(open("data/queries.jsonl").readline())
+    query = json.loads(Path("data/queries.jsonl").read_text().splitlines()[0])
     options = ["--configfile", "my.yaml", "--dataset", "tiny", "--model", "bert", "--top", "10"]
     assert main(["ask", query["text"], *options, "--json"]) == 0
     answers = json.loads(capsys.readouterr().out)["documents"]
@@ -107,7 +108,7 @@ def test_show_query_marks_what_was_judged(finished, monkeypatch, capsys):
     assert main(["show", "query", "q0", "--configfile", "my.yaml", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [one["model"] for one in found] == ["bert", "cls"]
-    lines = [line.split("\t") for line in open("data/qrels.tsv").read().splitlines()[1:]]
+    lines = [line.split("\t") for line in Path("data/qrels.tsv").read_text().splitlines()[1:]]
     labels = {document: int(label) for query, document, label in lines if query == "q0"}
     for one in found:
         everything = one["documents"] + one["missed"]
