@@ -23,6 +23,7 @@ include: "workflow/rules/search.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/mine.smk"
 include: "workflow/rules/embeddings.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:

@@ -5,6 +5,7 @@ import sys
 
 from trove_steps import __version__
 from trove_steps.commands import (
+    ask,
     cache,
     certify,
     doctor,
@@ -18,6 +19,7 @@ from trove_steps.commands import (
 from trove_steps.errors import TroveStepsError
 
 COMMANDS = (
+    ask,
     cache,
     certify,
     doctor,

@@ -1,10 +1,11 @@
-"""The judgments of a step: the files of its command line, by collections if there are several."""
+"""The judgments of a data set, as the steps and the tools for people read them."""
 
 import argparse
 from pathlib import Path
 
 from trove_steps.arguments import shown_path
 from trove_steps.data import read_qrels
+from trove_steps.data.collections import Files
 from trove_steps.files import read_json
 
 
@@ -19,28 +20,39 @@ def add_collections_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def collections_of(arguments: argparse.Namespace) -> list[dict] | None:
+    """Return what --collections names, None without it."""
+    return read_json(arguments.collections) if arguments.collections else None
+
+
 def read_judgments(arguments: argparse.Namespace):
     """Return the judgments that a step was given, as `read_qrels` does.
 
-    arguments: qrel_path, qrel_sha256, collections, and for several collections search and
-    encoding_cache_dir, which lead to the ids.
+    arguments: qrel_path, qrel_sha256, collections, search and encoding_cache_dir.
     """
     shown = [shown_path(path) for path in arguments.qrel_path]
-    if not arguments.collections:
-        return read_qrels(arguments.qrel_path, shown_as=shown, digests=arguments.qrel_sha256)
-    from trove_steps.data.collections import Files, merge_collections
+    files = Files(arguments.qrel_path, shown, arguments.qrel_sha256)
+    search = read_json(arguments.search)["recipe"]
+    return judgments(files, collections_of(arguments), search, arguments.encoding_cache_dir)
+
+
+def judgments(files: Files, collections: list[dict] | None, search: dict, cache_dir: Path):
+    """Return the judgments of files, filtered and merged, as `read_qrels` does.
+
+    collections: as `merge_collections` takes them; None: all there is. search: the recipe of a search of
+    the data set; for several collections it leads to the ids.
+    """
+    if not collections:
+        return read_qrels(files.paths, shown_as=files.shown_as, digests=files.digests)
+    from trove_steps.data.collections import merge_collections
     from trove_steps.data.namespaces import Namespaces
     from trove_steps.store import Vectors, manifest_path
 
-    recipe = read_json(arguments.search)["recipe"]
     spaces = {}
     for side in ("queries", "corpus"):
-        named = recipe[side]
         vectors = Vectors(
-            manifest_path(arguments.encoding_cache_dir, named["encoder"], side, named["texts"])
+            manifest_path(cache_dir, search[side]["encoder"], side, search[side]["texts"])
         )
         if "files" in vectors.manifest:
             spaces[side] = Namespaces(vectors.ids, vectors.manifest["files"])
-    files = Files(arguments.qrel_path, shown, arguments.qrel_sha256)
-    collections = read_json(arguments.collections)
     return merge_collections(collections, files, spaces.get("queries"), spaces.get("corpus")).table

@@ -29,6 +29,7 @@ VERSION = {
     "merge": 1,
     "comparison": 1,
     "summary": 3,
+    "report": 1,
     "track": 1,
     "data": 1,
 }

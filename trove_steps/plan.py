@@ -338,12 +338,15 @@ class Plan:
         return [self.checks[name] for name in users if name in self.checks]
 
     def track_record(self, cell: Cell) -> Path:
+        trackers = sorted(self.evaluation["report_to"])
         key = recipe_key(
             {
                 "kind": "track",
                 "version": VERSION["track"],
                 "score": cell.score,
                 "wandb": self.evaluation["wandb"],
+                **({"mine": cell.mine} if self._mines else {}),
+                **({"report_to": trackers} if trackers != ["wandb"] else {}),
             }
         )
         return self.cell_directory(cell) / ".track" / f"{key}.json"
@@ -403,6 +406,16 @@ class Plan:
         key = recipe_key(recipe | {"options": self.evaluation["comparison"]})
         return self.results / ".comparison" / f"{key}.json"
 
+    @property
+    def report_track_record(self) -> Path:
+        recipe = {
+            "kind": "report track",
+            "version": VERSION["track"],
+            "report": self.report_record.stem,
+        }
+        key = recipe_key(recipe | {"wandb": self.evaluation["wandb"]})
+        return self.results / ".track" / f"{key}.json"
+
     @cached_property
     def summary_record(self) -> Path:
         cells = {
@@ -410,6 +423,16 @@ class Plan:
         }
         key = recipe_key({"kind": "summary", "version": VERSION["summary"], "cells": cells})
         return self.results / ".summary" / f"{key}.json"
+
+    @cached_property
+    def report_record(self) -> Path:
+        cells = {
+            f"{cell.dataset}/{cell.model}": [cell.score, cell.mine if self._mines else None]
+            for cell in self.cells.values()
+            if cell.score
+        }
+        key = recipe_key({"kind": "report", "version": VERSION["report"], "cells": cells})
+        return self.results / ".report" / f"{key}.json"
 
     # --- published and dropped vectors ---------------------------------------------------------
 
@@ -559,6 +582,11 @@ class Plan:
         """Return evaluation.comparison as JSON."""
         return json.dumps(self.evaluation["comparison"], sort_keys=True)
 
+    def track_inputs(self, cell: Cell) -> dict[str, Path]:
+        """Return the records of what is tracked of a cell."""
+        records = {"record": self.score_record(cell)}
+        return {**records, "mining": self.mine_record(cell)} if self._mines else records
+
     @property
     def wandb_settings(self) -> str:
         """Return evaluation.wandb as JSON."""
@@ -575,6 +603,23 @@ class Plan:
     def score_records(self) -> list[Path]:
         return [self.score_record(cell) for cell in self.cells.values() if cell.score]
 
+    def report_inputs(self) -> dict[str, list[Path]]:
+        """Return the records of what the report shows, by task."""
+        cells = [cell for cell in self.cells.values() if cell.score]
+        return {
+            "evaluations": [self.score_record(cell) for cell in cells],
+            "mining": [self.mine_record(cell) for cell in cells] if self._mines else [],
+            "comparison": [self.comparison_record] if self.compared else [],
+        }
+
+    def report_targets(self) -> list[Path]:
+        """The report, which needs something that was evaluated."""
+        self._require_section("evaluation")
+        if not self.score_records():
+            return []
+        tracked = [self.report_track_record] if "wandb" in self.evaluation["report_to"] else []
+        return [self._valid(record) for record in (self.report_record, *tracked)]
+
     def evaluate_targets(self) -> list[Path]:
         self._require_section("evaluation")
         cells = [cell for cell in self.cells.values() if cell.score]
@@ -584,7 +629,7 @@ class Plan:
                 "ask for another task (snakemake mine, snakemake encode)"
             )
         records = [self._valid(self.score_record(cell)) for cell in cells]
-        if "wandb" in self.evaluation["report_to"]:
+        if self.evaluation["report_to"]:
             records += [self._valid(self.track_record(cell)) for cell in cells]
         if self.compared:
             records.append(self._valid(self.comparison_record))
@@ -602,7 +647,13 @@ class Plan:
             targets += self.evaluate_targets()
         if "mining" in self.tasks:
             targets += self.mine_targets()
+        if "evaluation" in self.tasks and self.config["report"]:
+            targets += self.report_targets()
         return [*(targets or self.encode_targets()), *self.publish_targets(), *self.drop_targets()]
+
+    @property
+    def _mines(self) -> bool:
+        return "mining" in self.tasks
 
     def _require_section(self, section: str) -> None:
         if section not in self.tasks:

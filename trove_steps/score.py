@@ -13,7 +13,7 @@ from trove_steps.arguments import run_step, step_parser
 from trove_steps.derived import searched_bytes
 from trove_steps.distributed import Comm, communicator
 from trove_steps.files import read_json, write_json, written_atomically
-from trove_steps.judging import add_collections_argument, read_judgments
+from trove_steps.judging import add_collections_argument, collections_of, read_judgments
 from trove_steps.measures import DEFAULT_MEASURES
 from trove_steps.metrics import evaluate
 from trove_steps.progress import report
@@ -56,6 +56,7 @@ def run(arguments, comm: Comm) -> None:
         search=search,
         bytes_per_vector=searched_bytes(arguments.encoding_cache_dir, search),
         qrels=arguments.qrel_sha256,
+        collections=collections_of(arguments),
         depth=arguments.depth,
         k_values=arguments.ir_metrics_k_values,
         relevance_threshold=arguments.ir_metrics_relevance_threshold,

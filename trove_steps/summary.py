@@ -49,7 +49,7 @@ def summarise(cells: Iterable[dict]) -> list[Row]:
         flat[place] = {**cell["metrics"], **cell_counts}
         metrics.update(cell["metrics"])
         counts.update(cell_counts)
-    columns = [*sorted(metrics, key=_metric_order), *sorted(counts - metrics)]
+    columns = [*sorted(metrics, key=metric_order), *sorted(counts - metrics)]
     return [
         {"dataset": dataset, "model": model}
         | {column: flat[dataset, model].get(column, "") for column in columns}
@@ -142,7 +142,7 @@ def _open_metrics(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
                 )
 
 
-def _metric_order(name: str) -> tuple:
+def metric_order(name: str) -> tuple:
     """Sort key of a metric's name: by measure, then by cut-off; `map` before its cuts."""
     measure = name.split("_")[0]
     rank = _MEASURES.index(measure) if measure in _MEASURES else len(_MEASURES)

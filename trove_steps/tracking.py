@@ -54,6 +54,8 @@ def track_evaluation(
     metrics: dict,
     per_query: "pa.Table | None",
     directory: Path,
+    mined: list[dict] | None = None,
+    page: Path | None = None,
 ) -> TrackingOutcome:
     """Log one evaluation as one W&B run; never raises, never asks, never prints.
 
@@ -62,7 +64,9 @@ def track_evaluation(
     a true $WANDB_DISABLED before both.
     `run_id` is made from the content keys of the evaluation, so that doing the same evaluation
     again updates its run. `config` and `metrics` hold what JSON can say. The metrics are logged
-    once and become the run's summary; `per_query` is added as a table, up to 10,000 rows.
+    once and become the run's summary; `per_query` is added as a table, up to 10,000 rows, and so is
+    `mined`, a sample of mined negatives, a mapping for each. `page` is a file to be kept as the artifact
+    "report".
     wandb keeps its files in `directory`/wandb.
 
     The server has 30 s to accept the run and 60 s to take the upload ($WANDB_INIT_TIMEOUT and
@@ -74,10 +78,13 @@ def track_evaluation(
         if mode == "disabled":
             return TrackingOutcome(True, "wandb is disabled: nothing was logged")
         rows = per_query.num_rows if per_query is not None else 0
-        table = None
+        tables = {}
         if per_query is not None and rows <= MAX_TABLE_ROWS:
             data = list(map(list, zip(*per_query.to_pydict().values(), strict=True)))
-            table = {"columns": per_query.column_names, "data": data}
+            tables["per_query"] = {"columns": per_query.column_names, "data": data}
+        if mined:
+            data = [list(row.values()) for row in mined]
+            tables["mined_negatives"] = {"columns": list(mined[0]), "data": data}
         outcome = _run_apart(
             {
                 "init": {
@@ -94,7 +101,8 @@ def track_evaluation(
                     "dir": str(Path(directory).absolute()),
                 },
                 "metrics": metrics,
-                "per_query": table,
+                "tables": tables,
+                "page": str(Path(page).absolute()) if page else None,
             }
         )
     except Exception as error:
@@ -180,7 +188,7 @@ def _log(task: dict) -> TrackingOutcome:
     wandb.setup(wandb.Settings(**quiet))
     run = wandb.init(
         **task["init"],
-        job_type="evaluation",
+        job_type="report" if task["page"] else "evaluation",
         resume="allow",
         settings=wandb.Settings(
             **quiet,
@@ -197,28 +205,42 @@ def _log(task: dict) -> TrackingOutcome:
     run.log(task["metrics"])
     run.summary.update(task["metrics"])
     # After the metrics and apart from them: a table takes more of the server than they do.
-    table_error = _log_table(run, task["per_query"]) if task["per_query"] else None
+    errors = [_log_table(run, name, table) for name, table in task["tables"].items()]
+    if task["page"]:
+        errors.append(_log_page(run, task["page"]))
+    problem = next((error for error in errors if error), None)
     try:
         run.finish()
     except TimeoutError:
         return TrackingOutcome(
             False, f"wandb: the upload did not end in time; finish it later with: {sync}"
         )
-    if table_error:
-        return TrackingOutcome(
-            False, f"logged to wandb without the table of queries ({table_error}): {where}"
-        )
+    if problem:
+        return TrackingOutcome(False, f"logged to wandb without its {problem}: {where}")
     return TrackingOutcome(True, f"logged to wandb: {where}")
 
 
-def _log_table(run, table: dict) -> str | None:
-    """Log the table; return what went wrong, if anything."""
+def _log_table(run, name: str, table: dict) -> str | None:
+    """Log a table; return what went wrong, if anything."""
     import wandb
 
     try:
-        run.log({"per_query": wandb.Table(**table)})
+        run.log({name: wandb.Table(**table)})
     except Exception as error:
-        return _without_secrets(" ".join(str(error).split()) or type(error).__name__)
+        return f"table {name} ({_without_secrets(' '.join(str(error).split()) or repr(error))})"
+    return None
+
+
+def _log_page(run, path: str) -> str | None:
+    """Keep the report as an artifact; return what went wrong, if anything."""
+    import wandb
+
+    try:
+        artifact = wandb.Artifact("report", type="report")
+        artifact.add_file(path, name="report.html")
+        run.log_artifact(artifact)
+    except Exception as error:
+        return f"report ({_without_secrets(' '.join(str(error).split()) or repr(error))})"
     return None
 
 

@@ -274,8 +274,8 @@ MISTAKES = [
         "evaluation.ir_metrics_relevance_threshold: 0.5 is not a whole number",
     ),
     (
-        BASE + "evaluation: {report_to: [wandb, tensorboard]}",
-        "evaluation.report_to[1]: 'tensorboard' is not a valid value; valid: wandb",
+        BASE + "evaluation: {report_to: [wandb, tensorbord]}",
+        "evaluation.report_to[1]: 'tensorbord' is not a valid value; did you mean 'tensorboard'?",
     ),
     (
         BASE + "evaluation: {wandb: {mode: off}}",

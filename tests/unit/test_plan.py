@@ -370,9 +370,13 @@ def test_annotated_documents_are_counted_once(raw):
 
 def test_plain_snakemake_does_the_tasks_that_have_a_section(raw):
     plan = Plan(raw)
-    assert plan.default_targets() == plan.evaluate_targets() + plan.mine_targets()
+    tasks = plan.evaluate_targets() + plan.mine_targets()
+    assert plan.default_targets() == [*tasks, plan.report_record]
+    assert Plan({**raw, "report": False}).default_targets() == tasks
     del raw["mining"]
-    assert Plan(raw).default_targets() == plan.evaluate_targets()
+    alone = Plan(raw)
+    assert alone.default_targets() == [*plan.evaluate_targets(), alone.report_record]
+    assert alone.report_record != plan.report_record
     with pytest.raises(TroveStepsError, match="add `mining:`"):
         Plan(raw).mine_targets()
     del raw["evaluation"]
@@ -481,7 +485,7 @@ def test_many_models_and_datasets_are_planned_fast(raw):
     Plan(raw)
     started = time.process_time()
     plan = Plan(raw)
-    assert len(plan.default_targets()) == 202
+    assert len(plan.default_targets()) == 203  # 100 evaluated, 100 mined, comparison, summary, report
     assert time.process_time() - started < 2
 
 

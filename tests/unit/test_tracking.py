@@ -297,7 +297,7 @@ class TestOnline:
             monkeypatch.setenv("WANDB_BASE_URL", server.url)
             outcome = track(tmp_path)
         assert not outcome.ok
-        assert outcome.message.startswith("logged to wandb without the table of queries (")
+        assert outcome.message.startswith("logged to wandb without its table per_query (")
         assert "\n" not in outcome.message
         assert capfd.readouterr() == ("", "")
         summary = json.loads(server.asked("/upload/wandb-summary.json")[-1])

@@ -164,8 +164,9 @@ def get_score_flags(wildcards):
     return [*PLAN.qrel_flags(cell), *PLAN.score_flags(cell)]
 
 
-def get_score_record(wildcards):
-    return ancient(PLAN.score_record(get_cell(wildcards)))
+def get_track_inputs(wildcards):
+    records = PLAN.track_inputs(get_cell(wildcards))
+    return {name: ancient(path) for name, path in records.items()}
 
 
 def get_summary_inputs(wildcards):
@@ -240,6 +241,17 @@ def get_drop_inputs(wildcards):
 
 def get_dropped_manifest(wildcards):
     return PLAN.encoding_manifest(PLAN.drops[wildcards.key][0])
+
+
+def get_report_record(wildcards):
+    return ancient(PLAN.report_record)
+
+
+def get_report_inputs(wildcards):
+    return {
+        task: [ancient(path) for path in paths]
+        for task, paths in PLAN.report_inputs().items()
+    }
 
 
 def show_summary():

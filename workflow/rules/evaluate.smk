@@ -36,7 +36,7 @@ rule score:
 rule track:
     """Log an evaluation to the trackers of report_to."""
     input:
-        record=get_score_record,
+        unpack(get_track_inputs),
     output:
         record=RESULTS / "{dataset}/{model}/.track/{key}.json",
     log:
@@ -46,11 +46,15 @@ rule track:
         "../../environment.yml"
     params:
         settings=PLAN.wandb_settings,
+        trackers=PLAN.evaluation["report_to"],
+        mining=lambda wildcards, input: input.get("mining", []),
         cache=CACHE,
         results=RESULTS,
     shell:
         "exec python -m trove_steps.track"
         " --evaluation {input.record:q}"
+        " --mining {params.mining:q}"
+        " --trackers {params.trackers:q}"
         " --settings {params.settings:q}"
         " --encoding-cache-dir {params.cache:q}"
         " --directory {params.results:q}"

@@ -1,0 +1,116 @@
+"""Snakemake's output as a compact view: bars of the running steps, a line for each that is done.
+
+The default profile chooses it (`logger: trove-steps`). Snakemake's ordinary output is given instead wherever
+it was asked for or is the point: --dry-run, --quiet, --verbose, --printshellcmds, --debug-dag.
+"""
+
+import atexit
+import logging
+import sys
+
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+
+# What the view shows in its own way, or leaves out.
+_SHOWN_OTHERWISE = {
+    LogEvent.WORKFLOW_STARTED,
+    LogEvent.JOB_INFO,
+    LogEvent.JOB_STARTED,
+    LogEvent.JOB_FINISHED,
+    LogEvent.GROUP_INFO,
+    LogEvent.SHELLCMD,
+    LogEvent.PROGRESS,
+    LogEvent.RESOURCES_INFO,
+}
+_CHATTER = (
+    "Assuming unrestricted shared filesystem",
+    "Building DAG of jobs",
+    "Conda environments: ignored",
+    "Select jobs to execute",
+    "Using shell: ",
+    "Using workflow specific profile",
+    "host: ",
+)
+
+
+class LogHandler(LogHandlerBase):
+    """Takes snakemake's log records; errors and whatever is not about jobs are shown as snakemake would."""
+
+    def __post_init__(self) -> None:
+        from snakemake.logging import ColorizingTextHandler
+
+        settings = self.common_settings
+        stream = sys.stdout if settings.stdout else sys.stderr
+        self.ordinary = ColorizingTextHandler(nocolor=settings.nocolor, stream=stream)
+        self.view = None
+        asked = ("dryrun", "quiet", "verbose", "printshellcmds", "debug_dag", "stdout")
+        if not any(getattr(settings, name, None) for name in asked):
+            from trove_steps.live import View
+
+            self.view = View()
+            atexit.register(self.view.close)
+
+    def setFormatter(self, fmt) -> None:
+        super().setFormatter(fmt)
+        self.ordinary.setFormatter(fmt)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.view is None:
+            self.ordinary.emit(record)
+            return
+        try:
+            self._follow(record)
+        except Exception:
+            self.handleError(record)
+
+    def _follow(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "event", None)
+        if event == LogEvent.JOB_INFO:
+            if record.rule_name != "all":
+                self.view.start_job(record.jobid, _name(record), list(record.output or ()))
+        elif event == LogEvent.JOB_FINISHED:
+            self.view.end_job(record.job_id)
+        elif event == LogEvent.PROGRESS:
+            self.view.progress(record.done, record.total)
+        elif event == LogEvent.RUN_INFO:
+            self.view.progress(0, sum((getattr(record, "stats", None) or {}).values()) // 2)
+        if event == LogEvent.JOB_ERROR:
+            self.view.end_job(record.jobid)
+        if event not in _SHOWN_OTHERWISE and not str(record.msg).startswith(_CHATTER):
+            text = self.format(record)
+            if text and text != "None":
+                self.view.write(self.ordinary.decorate(record, text))
+
+    def close(self) -> None:
+        if self.view is not None:
+            self.view.close()
+        super().close()
+
+    @property
+    def writes_to_stream(self) -> bool:
+        return True
+
+    @property
+    def writes_to_file(self) -> bool:
+        return False
+
+    @property
+    def has_filter(self) -> bool:
+        return False
+
+    @property
+    def has_formatter(self) -> bool:
+        return False
+
+    @property
+    def needs_rulegraph(self) -> bool:
+        return False
+
+
+def _name(record: logging.LogRecord) -> str:
+    """Return the rule and what it works on: data set and model, or the beginning of a key."""
+    wildcards = dict(record.wildcards or {})
+    place = [wildcards[name] for name in ("dataset", "model") if name in wildcards]
+    key = next((str(v)[:8] for n, v in wildcards.items() if n in ("encoder", "search")), "")
+    what = "/".join(place) or key
+    return f"{record.rule_name} {what}".strip()

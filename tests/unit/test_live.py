@@ -1,0 +1,109 @@
+"""The live view: what steps tell and what is shown of it."""
+
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from trove_steps import progress
+from trove_steps.live import Job, View, clock, described, short
+
+
+@pytest.fixture
+def view(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["step", "--manifest", "out.json"])
+    view = View(screen=False)
+    yield view
+    view.close()
+
+
+def test_a_line_is_shown_once_and_stays_in_the_log(view, capsys):
+    view.start_job(1, "search abc", ["out.json"])
+    progress.report("search: done")
+    view.end_job(1)
+    view.close()
+    shown = capsys.readouterr()
+    assert shown.out == "search: done\n"
+    assert "search: done" in shown.err
+    assert not view.folder.exists()
+
+
+def test_a_bar_belongs_to_the_job_whose_output_it_makes(view):
+    view.start_job(1, "encode_corpus abc", ["out.json"])
+    view.start_job(2, "encode_corpus def", ["other.json"])
+    bar = progress.progress_bar(np.int64(2000), "encode corpus", "texts", True)
+    bar.mininterval = 0
+    bar.update(np.int64(500))  # counts of numpy are what steps have
+    bar.refresh()
+    view._look()
+    first, second, whole = view.lines()
+    assert "25%" in first
+    assert "500/2k texts" in first
+    assert "left" in first
+    assert second.startswith("encode_corpus def: 0:0")
+    assert whole.startswith("0:0")
+
+
+def test_without_a_view_lines_go_to_the_screen(monkeypatch, capsys):
+    monkeypatch.delenv(progress.FOLDER, raising=False)
+    progress.report("score: done")
+    assert capsys.readouterr().out == "score: done\n"
+
+
+def test_a_view_that_is_out_of_reach_does_no_harm(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(progress.FOLDER, str(tmp_path / "file" / "folder"))
+    progress.report("score: done")
+    assert capsys.readouterr().out == "score: done\n"
+
+
+def test_a_damaged_file_is_left_out(view):
+    view.folder.mkdir(parents=True)
+    (view.folder / "x.json").write_text("{")
+    view.start_job(1, "score a/b", ["out.json"])
+    view._look()
+    assert view.lines()[0].startswith("score a/b: 0:0")
+
+
+def test_without_a_terminal_a_line_a_minute(view, capsys):
+    view.start_job(1, "encode_corpus abc", ["out.json"])
+    progress.tell(what="encode corpus", unit="texts", done=5, total=10, rate=1.0, note="")
+    view._look()
+    view._say()
+    assert capsys.readouterr().out == ""
+    view.jobs[1].told -= 61
+    view._say()
+    view._say()
+    line = "encode_corpus abc:  50% · 5/10 texts · 1/s · 0:05 left\n"
+    assert capsys.readouterr().out == line
+
+
+def test_described():
+    job = Job("search abc", set(), started=0.0)
+    assert described(job, 75.0) == "search abc: 1:15"
+    job.state = {"done": 3, "total": 4, "unit": "pairs", "rate": 0.5, "note": "12 GFLOP/s"}
+    assert described(job, 75.0) == (
+        f"search abc: {'━' * 18}{'─' * 6}  75% · 3/4 pairs · 12 GFLOP/s · 0:02 left"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(0, "0"), (999, "999"), (1000, "1k"), (5183, "5.18k"), (2.5e12, "2.5T"), (999_700, "1M")],
+)
+def test_short(number, shown):
+    assert short(number) == shown
+
+
+def test_clock():
+    assert (clock(59.9), clock(3725)) == ("0:59", "1:02:05")
+
+
+def test_what_is_told_is_whole(view):
+    progress.tell(done=1, total=2)
+    (path,) = view.folder.glob("*.json")
+    assert json.loads(path.read_text())["arguments"] == sys.argv
+    assert time.time() - path.stat().st_mtime < 60
