@@ -30,6 +30,7 @@ def load_config(raw: dict) -> dict:
     _check_templates(config)
     _normalise(config)
     _check_pairs(config)
+    _check_encode(config["encode"])
     return config
 
 
@@ -289,6 +290,14 @@ def _normalise(config: dict) -> None:
         for option in ("datasets", "models"):
             if isinstance(pair.get(option), str):
                 pair[option] = [pair[option]]
+
+
+def _check_encode(encode: dict) -> None:
+    if encode["nodes"] > 1 and encode["jobs"] > 1:
+        raise TroveStepsError(
+            "encode: jobs are on one node each, so nodes and jobs can't both be more than 1; jobs need "
+            "not start together and so wait less"
+        )
 
 
 def _check_pairs(config: dict) -> None:

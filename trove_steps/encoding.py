@@ -10,8 +10,10 @@ import contextlib
 import json
 import math
 import os
+import resource
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +21,11 @@ import numpy as np
 import pyarrow as pa
 
 from trove_steps.arguments import shown_path
+from trove_steps.claims import Claims, remove_claims, shared_portions
 from trove_steps.data import check_unique_ids, format_text, read_records
 from trove_steps.distributed import Comm, pick_device, share_cpu_threads
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import written_atomically
+from trove_steps.files import write_json, written_atomically
 from trove_steps.fingerprint import Fingerprints, check_unchanged
 from trove_steps.keys import (
     TEXT_KEY_BYTES,
@@ -37,6 +40,7 @@ from trove_steps.store import Shard, Store, manifest_path, write_collection
 
 CLAIM_SECONDS = 20.0
 FIRST_CLAIM_CHARACTERS = 100_000
+LISTING_SECONDS = (1, 4, 15, 60)
 LEFTOVER_SECONDS = 24 * 3600  # age at which a temporary file is taken for one of a killed job
 
 
@@ -45,7 +49,7 @@ class Job:
     """One collection to be encoded by one model.
 
     `role` is "corpus" or "queries"; `paths` are its files in order; `digests`, if given, are the
-    SHA-256 that they must have.
+    SHA-256 that they must have. `expected_manifest` must be given where several jobs share the work.
     """
 
     role: str
@@ -57,6 +61,8 @@ class Job:
     cache_dir: Path
     batch_size: int
     expected_manifest: Path | None = None
+    jobs: int = 1  # that encode this collection together, each with its own processes
+    helper_record: Path | None = None  # of a job that only helps: written in place of the manifest
 
     @property
     def encoder_role(self) -> str:
@@ -102,22 +108,30 @@ def run(job: Job, comm: Comm) -> None:
     store = Store(job.cache_dir, recipe_key(recipe))
     record = Record()
     work, collection = None, None
+    claims = Claims(job.expected_manifest, job.jobs) if job.jobs > 1 else None
     if comm.rank == 0:
+        marked = claims.done() if claims else set()
         collection = _read_collection(job, store, record)
         work = collection.pop("work")
+        if marked and len(work):
+            claims.reopen(marked.intersection(claims.block_of(_keys(work)).tolist()))
     pending = comm.broadcast(0 if work is None else len(work))
     if pending:
-        work = _share_work(store, work, comm)
-        _encode_pending(job, recipe, store, work, comm, record)
+        work, path = _share_work(store, work, comm)
+        _encode_pending(job, recipe, store, work, comm, record, claims)
         comm.barrier()
+        if comm.rank == 0:
+            path.unlink(missing_ok=True)
         _add_up(record, comm)
     if comm.rank != 0:
         return
     store.write_recipe(recipe)
-    index = store.index()
-    collection["shards"], collection["rows"] = index.find(collection["keys"])
-    collection["names"] = index.names
-    lost = int((collection["shards"] < 0).sum())
+    if job.helper_record:
+        record.seconds["total"] = time.perf_counter() - started
+        write_json(job.helper_record, {"helped": job.expected_manifest.name})
+        report(f"{record.line(job.role)} (helping)")
+        return
+    index, lost = _find_all(store, collection, patient=comm.world > 1 or job.jobs > 1)
     if lost:
         raise TroveStepsError(
             f"{lost} of {len(collection['keys'])} vectors are not in the store {store.directory} after "
@@ -129,6 +143,23 @@ def run(job: Job, comm: Comm) -> None:
     manifest = write_collection(store, job.role, recipe_key(texts), collection, texts)
     record.seconds["total"] = time.perf_counter() - started
     _report(job, record, manifest)
+    remove_claims(manifest)
+
+
+def _find_all(store: Store, collection: dict, patient: bool):
+    """Look up where every vector is; return the index and the number of vectors that are not there.
+
+    On a network file system, what another node has just written may take a minute to appear.
+    """
+    for seconds in (*(LISTING_SECONDS if patient else ()), 0):
+        index = store.index()
+        collection["shards"], collection["rows"] = index.find(collection["keys"])
+        collection["names"] = index.names
+        lost = int((collection["shards"] < 0).sum())
+        if not lost:
+            break
+        time.sleep(seconds)
+    return index, lost
 
 
 def _encoder_recipe(job: Job) -> dict:
@@ -208,10 +239,11 @@ def _work_table(ids: list[str], keys: list[np.ndarray], texts: list[str]) -> pa.
     )
 
 
-def _share_work(store: Store, work: pa.Table | None, comm: Comm) -> pa.Table:
-    """Put the texts to encode into a file that every rank maps; return them as mapped.
+def _share_work(store: Store, work: pa.Table | None, comm: Comm) -> tuple[pa.Table, Path]:
+    """Put the texts to encode into a file that every rank maps; return them as mapped, and the file.
 
-    The file's name is removed as soon as all ranks hold it, so that no kill leaves it behind.
+    On one node the file's name is removed as soon as all ranks hold it, so that no kill leaves it
+    behind. Other nodes would lose a file on NFS with its name: rank 0 removes it when all is done.
     """
     if comm.rank == 0:
         _remove_leftovers(store)
@@ -227,9 +259,9 @@ def _share_work(store: Store, work: pa.Table | None, comm: Comm) -> pa.Table:
     comm.barrier()
     shared = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     comm.barrier()
-    if comm.rank == 0:
+    if comm.rank == 0 and comm.one_node:
         path.unlink()
-    return shared
+    return shared, path
 
 
 def _remove_leftovers(store: Store) -> None:
@@ -241,12 +273,17 @@ def _remove_leftovers(store: Store) -> None:
 
 
 def _encode_pending(
-    job: Job, recipe: dict, store: Store, work: pa.Table, comm: Comm, record: Record
+    job: Job,
+    recipe: dict,
+    store: Store,
+    work: pa.Table,
+    comm: Comm,
+    record: Record,
+    claims: Claims | None,
 ) -> None:
     """Claim portions of the work until none is left; each becomes a shard."""
     from trove_steps.encoder import Encoder
 
-    characters = work["characters"].to_numpy()
     share_cpu_threads()
     max_len = job.settings.encoder_recipe(job.encoder_role)["max_len"]
     loading = time.perf_counter()
@@ -255,20 +292,56 @@ def _encode_pending(
         for name, path in model_files(job.model_folder).items():
             check_unchanged(path, recipe["model_files"][name])
     record.seconds["load"] = time.perf_counter() - loading
-    units = _units(characters)
     bar = progress_bar(len(work), f"encode {job.role}", "texts", comm.rank == 0)
+    portions = _portions_of_jobs(store, work, claims) if claims else _portions(work, comm)
+    for part in portions:
+        _encode_portion(encoder, store, part, job, record)
+        bar.update(len(part))
+    bar.close()
+
+
+def _portions(work: pa.Table, comm: Comm) -> Iterator[pa.Table]:
+    """Yield the portions that this rank claims from those of this job."""
+    units = _units(work["characters"].to_numpy())
     amount = 1
     while True:
         first = comm.claim("portions", amount)
         if first >= len(units) - 1:
-            break
+            return
         start, end = units[first], units[min(first + amount, len(units) - 1)]
         began = time.perf_counter()
-        _encode_portion(encoder, store, work.slice(start, end - start), job, record)
+        yield work.slice(start, end - start)
         seconds = time.perf_counter() - began
         amount = _next_amount(amount, seconds, len(units) - 1 - first, comm.world)
-        bar.update(end - start)
-    bar.close()
+
+
+def _portions_of_jobs(store: Store, work: pa.Table, claims: Claims) -> Iterator[pa.Table]:
+    """Yield the portions that this rank claims from those of all jobs."""
+    keys = _keys(work)
+    characters = work["characters"].to_numpy()
+    amount = 1
+
+    def cut(rows: np.ndarray) -> Iterator[np.ndarray]:
+        nonlocal amount
+        units, first = _units(characters[rows]), 0
+        while len(rows) and first < len(units) - 1:
+            last = min(first + amount, len(units) - 1)
+            began = time.perf_counter()
+            yield rows[units[first] : units[last]]
+            seconds = time.perf_counter() - began
+            amount = _next_amount(last - first, seconds, len(units), 0)
+            first = last
+
+    def missing(rows: np.ndarray) -> np.ndarray:
+        return rows[store.index().find(keys[rows])[0] < 0]
+
+    for rows in shared_portions(claims, keys, cut, missing):
+        yield work.take(rows)
+
+
+def _keys(work: pa.Table) -> np.ndarray:
+    """Return the keys uint8[n, 16] of the texts of a work table."""
+    return np.frombuffer(b"".join(work["key"].to_pylist()), np.uint8).reshape(-1, TEXT_KEY_BYTES)
 
 
 def _units(characters: np.ndarray) -> np.ndarray:
@@ -281,7 +354,7 @@ def _next_amount(amount: int, seconds: float, left: int, world: int) -> int:
     """Return how many units to claim next: CLAIM_SECONDS of work, less towards the end, so that
     ranks of unlike speed finish together."""
     wanted = amount * CLAIM_SECONDS / max(seconds, 1e-3)
-    fair = math.ceil(left / (2 * world))
+    fair = math.ceil(left / max(1, 2 * world))
     return max(1, min(int(wanted), 4 * amount, fair))
 
 
@@ -295,8 +368,7 @@ def _encode_portion(encoder, store: Store, part: pa.Table, job: Job, record: Rec
             + ("" if job.settings.torch_dtype == "float32" else "; try torch_dtype: float32")
         )
     started = time.perf_counter()
-    keys = np.frombuffer(b"".join(part["key"].to_pylist()), np.uint8).reshape(-1, TEXT_KEY_BYTES)
-    store.write(keys, encoded.vectors)
+    store.write(_keys(part), encoded.vectors)
     for name in ("tokens", "padded_tokens", "truncated_texts", "truncated_tokens"):
         setattr(record, name, getattr(record, name) + getattr(encoded, name))
     spent = {**encoded.seconds, "write": time.perf_counter() - started}
@@ -330,6 +402,8 @@ def _report(job: Job, record: Record, manifest: Path) -> None:
         "manifest": manifest.name,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "input_bytes": sum(os.path.getsize(path) for path in job.paths),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     with open(manifest.parent / "records.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(written) + "\n")

@@ -257,7 +257,23 @@ class Plan:
     # --- targets ---------------------------------------------------------------------------------
 
     def encode_targets(self) -> list[Path]:
-        return [self.encoding_manifest(encoding) for encoding in self.encodings.values()]
+        manifests = [self.encoding_manifest(encoding) for encoding in self.encodings.values()]
+        return [*manifests, *self.helper_records()]
+
+    def helper_records(self) -> list[Path]:
+        """What the jobs leave that help to encode the corpora which have no manifest yet."""
+        helpers = self.config["encode"]["jobs"] - 1
+        manifests = [
+            self.encoding_manifest(encoding)
+            for encoding in self.encodings.values()
+            if encoding.role == "corpus" and helpers
+        ]
+        return [
+            manifest.with_suffix(".helped") / f"{number}.json"
+            for manifest in manifests
+            if not manifest.exists()
+            for number in range(1, helpers + 1)
+        ]
 
     def score_records(self) -> list[Path]:
         return [self.score_record(cell) for cell in self.cells.values() if cell.score]
@@ -273,11 +289,12 @@ class Plan:
         records = [self._valid(self.score_record(cell)) for cell in cells]
         if "wandb" in self.evaluation["report_to"]:
             records += [self._valid(self.track_record(cell)) for cell in cells]
-        return [*records, self._valid(self.summary_record)]
+        return [*records, self._valid(self.summary_record), *self.helper_records()]
 
     def mine_targets(self) -> list[Path]:
         self._require_section("mining")
-        return [self._valid(self.mine_record(cell)) for cell in self.cells.values()]
+        records = [self._valid(self.mine_record(cell)) for cell in self.cells.values()]
+        return [*records, *self.helper_records()]
 
     def default_targets(self) -> list[Path]:
         """What plain `snakemake` makes: the tasks whose sections the configuration has."""
@@ -286,7 +303,7 @@ class Plan:
             targets += self.evaluate_targets()
         if "mining" in self.tasks:
             targets += self.mine_targets()
-        return targets or self.encode_targets()
+        return list(dict.fromkeys(targets)) or self.encode_targets()
 
     def _require_section(self, section: str) -> None:
         if section not in self.tasks:

@@ -1,11 +1,15 @@
 # What the rules share. The plan (which artefacts, under which names) is made by trove_steps.plan.
 
+import sys
+
 from snakemake.exceptions import WorkflowError
 
 from trove_steps.arguments import model_flags
-from trove_steps.devices import processes
+from trove_steps.devices import count_gpus, processes
 from trove_steps.errors import TroveStepsError
 from trove_steps.plan import Plan
+from trove_steps.resources import Requests, cpu_threads
+from trove_steps.slurm import hazards
 from trove_steps.summarise import closing_words
 
 DEMO_FILES = {
@@ -18,7 +22,8 @@ except TroveStepsError as error:
     raise WorkflowError(f"{error}")
 
 CACHE, RESULTS = PLAN.cache, PLAN.results
-PROCESSES = processes(PLAN.config["nproc_per_node"])
+NODES = PLAN.config["encode"]["nodes"]
+REQUESTS = Requests(PLAN)
 
 
 wildcard_constraints:
@@ -26,6 +31,7 @@ wildcard_constraints:
     texts="[0-9a-f]{32}",
     search="[0-9a-f]{32}",
     key="[0-9a-f]{32}",
+    number="[0-9]+",
     depth="[0-9]+",
     dataset="[^/]+",
     model="[^/]+",
@@ -73,6 +79,20 @@ def get_model_flags(role):
         )
 
     return flags
+
+
+def get_sharing(wildcards, output):
+    """Say whether a job makes the manifest of a corpus or only helps, and how many jobs there are."""
+    encoding = get_encoding("corpus", wildcards)
+    flags = ["--manifest", PLAN.encoding_manifest(encoding)]
+    jobs = PLAN.config["encode"]["jobs"]
+    if jobs > 1:
+        flags += ["--jobs", jobs]
+    return (
+        flags
+        if "manifest" in output.keys()
+        else [*flags, "--helper-record", output.record]
+    )
 
 
 def get_search_inputs(wildcards):
@@ -123,6 +143,74 @@ def get_summary_inputs(wildcards):
 
 def get_mine_flags(wildcards):
     return PLAN.mine_flags(get_cell(wildcards))
+
+
+def get_processes(wildcards):
+    """Return the number of processes; on a cluster's node, "auto" is found out there."""
+    wanted = PLAN.config["nproc_per_node"]
+    return processes(wanted) if workflow.local_exec else wanted
+
+
+def get_gpus(wildcards):
+    """Return how many of this machine's GPUs a step takes; a cluster's profile says so itself."""
+    if not workflow.local_exec:
+        return 0
+    installed = count_gpus()
+    if installed and "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", installed)  # else steps would share devices
+    return min(get_processes(wildcards), installed)
+
+
+def get_threads(wildcards):
+    """Return the CPU threads of a step here; a cluster's profile says so itself."""
+    cores = workflow.resource_settings.cores
+    return (
+        cpu_threads(cores, get_processes(wildcards), get_gpus(wildcards))
+        if workflow.local_exec
+        else 1
+    )
+
+
+def get_encode_memory(role):
+    return lambda wildcards, attempt: REQUESTS.encode_memory(
+        get_encoding(role, wildcards), attempt
+    )
+
+
+def get_encode_minutes(role):
+    return lambda wildcards, threads, attempt: REQUESTS.encode_minutes(
+        get_encoding(role, wildcards), threads, 0, attempt
+    )
+
+
+def get_search_memory(wildcards, attempt):
+    cell = PLAN.searches[wildcards.search]
+    return REQUESTS.search_memory(cell, int(wildcards.depth), attempt)
+
+
+def get_search_minutes(wildcards, threads, attempt):
+    return REQUESTS.search_minutes(PLAN.searches[wildcards.search], threads, 0, attempt)
+
+
+def get_rank_memory(wildcards, attempt):
+    return REQUESTS.rank_memory(get_cell(wildcards), attempt)
+
+
+def get_rank_minutes(wildcards, attempt):
+    return REQUESTS.rank_minutes(attempt)
+
+
+def get_span():
+    """Return the resources of a step that starts one launcher on each of several nodes."""
+    return (
+        {"nodes": NODES, "tasks": NODES, "mpi": "srun"} if NODES > 1 else {"nodes": 1}
+    )
+
+
+def show_hazards():
+    """Before jobs are submitted, say which settings would make snakemake wait for ever."""
+    for line in hazards(workflow.executor_settings):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def show_summary():

@@ -15,6 +15,9 @@ rule mine_negatives:
         "logs/mine/{dataset}/{model}-{key}.benchmark.tsv"
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=get_rank_memory,
+        runtime=get_rank_minutes,
     params:
         digests=get_qrel_digests,
         options=get_mine_flags,
