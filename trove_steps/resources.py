@@ -16,7 +16,7 @@ from pathlib import Path
 from trove_steps.store import store_directory
 
 BASE_MB = 1500  # two snakemakes, a launcher, and a margin for what they share with nobody
-PROCESS_MB = 1500  # torch and transformers, one batch's activations
+PROCESS_MB = 1000  # torch and transformers, one batch's activations
 LEAST_MINUTES = 30
 MARGIN = 3  # a job that is cut off costs more than one that asks for too much
 UNPACKED = {".gz": 4, ".zst": 4, ".bz2": 5, ".xz": 5, ".parquet": 3}
@@ -154,7 +154,7 @@ def _encoded_bytes(record: dict) -> float:
 
 
 def _minutes(seconds: float) -> int:
-    return max(LEAST_MINUTES, math.ceil(MARGIN * seconds / 60))
+    return max(LEAST_MINUTES, math.ceil(round(MARGIN * seconds / 60, 6)))
 
 
 def _mb(size: float) -> float:

@@ -73,14 +73,20 @@ def free_port(job: int) -> int:
     raise TroveStepsError(f"no port from {PORTS.start} to {PORTS.stop - 1} is free on this node")
 
 
-def meet() -> list[str]:
-    """Return torchrun's flags for this node of a step; point gloo to the network of the nodes."""
+def meet(processes: int) -> list[str]:
+    """Return torchrun's flags for this node and its processes; point gloo to the network of the nodes."""
     hosts = host_names(os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"])
     number = int(os.environ["SLURM_NODEID"])
     peer = hosts[0] if number else hosts[-1]
     interface = interface_to(peer)
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    print(
+        f"node {number} of {len(hosts)} ({socket.gethostname()}): ranks {number * processes}–"
+        f"{(number + 1) * processes - 1} of {len(hosts) * processes}, "
+        f"meeting at {hosts[0]}:{os.environ[PORT]} through {interface or 'any network'}",
+        file=sys.stderr,
+    )
     return [
         f"--nnodes={len(hosts)}",
         f"--node-rank={number}",

@@ -60,9 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
                 command, environment = spread
                 command += [sys.executable, "-m", "trove_steps.torchrun", *given]
                 os.execvpe(command[0], command, environment)
-        flags = [f"--nproc-per-node={_assign_devices(options.nproc_per_node)}"]
+        processes_here = _assign_devices(options.nproc_per_node)
+        flags = [f"--nproc-per-node={processes_here}"]
         if slurm.is_spread():
-            flags += slurm.meet()
+            flags += slurm.meet(processes_here)
         elif not any(argument.startswith(("--nnodes", "--standalone")) for argument in rest):
             flags.append("--standalone")
     except TroveStepsError as error:
