@@ -18,6 +18,8 @@ SECTIONS = {
     "evaluation": ["$defs", "evaluation", "properties"],
     "evaluation: wandb": ["$defs", "evaluation", "properties", "wandb", "properties"],
     "mining": ["$defs", "mining", "properties"],
+    "encode": ["properties", "encode", "properties"],
+    "cluster": ["properties", "cluster", "properties"],
 }
 
 

@@ -318,24 +318,11 @@ def _portions(work: pa.Table, comm: Comm) -> Iterator[pa.Table]:
 def _portions_of_jobs(store: Store, work: pa.Table, claims: Claims) -> Iterator[pa.Table]:
     """Yield the portions that this rank claims from those of all jobs."""
     keys = _keys(work)
-    characters = work["characters"].to_numpy()
-    amount = 1
-
-    def cut(rows: np.ndarray) -> Iterator[np.ndarray]:
-        nonlocal amount
-        units, first = _units(characters[rows]), 0
-        while len(rows) and first < len(units) - 1:
-            last = min(first + amount, len(units) - 1)
-            began = time.perf_counter()
-            yield rows[units[first] : units[last]]
-            seconds = time.perf_counter() - began
-            amount = _next_amount(last - first, seconds, len(units), 0)
-            first = last
 
     def missing(rows: np.ndarray) -> np.ndarray:
         return rows[store.index().find(keys[rows])[0] < 0]
 
-    for rows in shared_portions(claims, keys, cut, missing):
+    for rows in shared_portions(claims, keys, work["characters"].to_numpy(), missing):
         yield work.take(rows)
 
 
@@ -354,7 +341,7 @@ def _next_amount(amount: int, seconds: float, left: int, world: int) -> int:
     """Return how many units to claim next: CLAIM_SECONDS of work, less towards the end, so that
     ranks of unlike speed finish together."""
     wanted = amount * CLAIM_SECONDS / max(seconds, 1e-3)
-    fair = math.ceil(left / max(1, 2 * world))
+    fair = math.ceil(left / (2 * world))
     return max(1, min(int(wanted), 4 * amount, fair))
 
 

@@ -1,18 +1,39 @@
 """Where a model's files are: a local folder, or a snapshot in the Hub's cache."""
 
+import contextlib
 import fnmatch
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from trove_steps.errors import TroveStepsError
 
 NOT_NEEDED = ["*.onnx", "onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.gguf", "coreml/*"]
 
+_may_fetch = False
+
+
+class NotFetched(TroveStepsError):
+    """A model that is not in the Hub's cache, while nothing may be fetched."""
+
+
+@contextlib.contextmanager
+def fetching() -> Iterator[None]:
+    """Let locate_model fetch from the Hub. Without it only the Hub's cache is looked at."""
+    global _may_fetch
+    before, _may_fetch = _may_fetch, True
+    try:
+        yield
+    finally:
+        _may_fetch = before
+
 
 def locate_model(name_or_path: str, revision: str, where: str) -> Path:
-    """Return the folder of a model; fetch it from the Hub if it is not there yet.
+    """Return the folder of a model: a path, or a snapshot in the Hub's cache.
 
-    A path that exists wins over a Hub name. With HF_HUB_OFFLINE=1 only the Hub's cache is looked at.
+    A path that exists wins over a Hub name. Raises NotFetched for a model that is not in the Hub's
+    cache, TroveStepsError for other mistakes and for such a model under HF_HUB_OFFLINE=1; within
+    `fetching()`, fetches what is not there yet.
     `where` is the key of the configuration that messages name.
     """
     if os.path.isdir(name_or_path):
@@ -30,7 +51,7 @@ def locate_model(name_or_path: str, revision: str, where: str) -> Path:
 
 
 def _snapshot(name: str, revision: str, where: str) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     arguments = {"revision": revision, "ignore_patterns": NOT_NEEDED}
@@ -45,6 +66,10 @@ def _snapshot(name: str, revision: str, where: str) -> Path:
         raise TroveStepsError(
             f"{where}.model_name_or_path: '{name}' is neither a folder nor a name on the Hub"
         ) from None
+    if not (_may_fetch or constants.HF_HUB_OFFLINE):
+        raise NotFetched(
+            f"{where}.model_name_or_path: '{name}' (revision {revision}) is no folder here, and {state}"
+        )
     try:
         fetched = Path(snapshot_download(name, **arguments))
     # The libraries below raise what they like: no network, no such name, no permission, a full disk.

@@ -24,7 +24,7 @@ from trove_steps.keys import (
     texts_recipe,
 )
 from trove_steps.model_settings import ModelSettings, model_files, resolve_settings
-from trove_steps.models import locate_model
+from trove_steps.models import NotFetched, locate_model
 from trove_steps.results import is_complete
 from trove_steps.store import manifest_path
 
@@ -108,7 +108,7 @@ class Plan:
         self.fingerprints = Fingerprints(self.cache)
         self.produced = produced
         self._interned: dict[tuple[str, ...], tuple] = {}
-        if not self.missing:
+        if not (self.missing or self.unfetched):
             _ = self.cells
 
     # --- what is asked for -------------------------------------------------------------------
@@ -121,6 +121,33 @@ class Plan:
             for path in self._input_paths()
             if os.path.normpath(path) in self.produced and not os.path.exists(path)
         ]
+
+    @property
+    def unfetched(self) -> list[str]:
+        """Models of the configuration that are on the Hub and not in its cache here."""
+        return [name for name in dict.fromkeys(m for _, m in self.pairs) if not self._is_here(name)]
+
+    def fetch_record(self, name: str) -> Path:
+        """Return what the fetching of a model leaves; one of a model that is gone is removed."""
+        record = self.cache / "fetched" / f"{name}.json"
+        if record.exists() and not self._is_here(name):
+            record.unlink(missing_ok=True)
+        return record
+
+    def _is_here(self, name: str) -> bool:
+        try:
+            model_files(self._folder(name))
+        except NotFetched:
+            return False
+        except TroveStepsError:
+            pass  # a mistake, which is reported in its place
+        return True
+
+    def _folder(self, name: str) -> Path:
+        given = self.config["models"][name]
+        return locate_model(
+            given["model_name_or_path"], given.get("model_revision", "main"), f"models.{name}"
+        )
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -347,9 +374,7 @@ class Plan:
 
     def _model(self, name: str) -> Model:
         given = self.config["models"][name]
-        folder = locate_model(
-            given["model_name_or_path"], given.get("model_revision", "main"), f"models.{name}"
-        )
+        folder = self._folder(name)
         settings = resolve_settings(folder, given, name)
         paths = model_files(folder)
         files = {file: self.fingerprints.file(path) for file, path in paths.items()}

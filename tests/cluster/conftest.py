@@ -1,7 +1,6 @@
 """A real SLURM cluster: a small one that is started here, or the user's own (docs/cluster.md)."""
 
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +17,7 @@ SCRIPTS = SHARED / "slurm"
 # Set to a folder on a file system that all nodes share, to test on the cluster that sbatch submits to.
 OWN = os.environ.get("TROVE_STEPS_TEST_CLUSTER")
 PROFILE = os.environ.get("TROVE_STEPS_TEST_PROFILE", str(PROJECT / "profiles" / "slurm"))
+TESTBED = "/var/lib/slurm-testbed"
 WAIT = 240
 
 SLOW_CLASS = '''
@@ -106,11 +106,12 @@ def cluster():
         pytest.skip(f"no cluster: {SCRIPTS}/start-cluster.sh is missing (docs/cluster.md)")
     if os.getuid() != 0:
         pytest.skip("no cluster: start-cluster.sh must be run as root (docs/cluster.md)")
+    os.environ["SLURM_CONF"] = f"{TESTBED}/etc/slurm.conf"
+    was_up = Path(os.environ["SLURM_CONF"]).exists() and not subprocess.run(["sinfo"]).returncode
     start_testbed()
-    environment = Path("/var/lib/slurm-testbed/env.sh").read_text()
-    os.environ["SLURM_CONF"] = re.search(r"SLURM_CONF=(\S+)", environment)[1]
     yield Cluster(testbed=True)
-    subprocess.run([SCRIPTS / "stop-cluster.sh", "--purge"], check=False, capture_output=True)
+    if not was_up:
+        subprocess.run([SCRIPTS / "stop-cluster.sh", "--purge"], check=False, capture_output=True)
 
 
 class ClusterWorkflow(Workflow):

@@ -43,6 +43,9 @@ def get_targets(kind):
     def targets(wildcards):
         if PLAN.missing:
             checkpoints.prepare_demo.get()
+        for name in PLAN.unfetched:
+            PLAN.fetch_record(name)
+            checkpoints.fetch.get(model=name)
         try:
             return [ancient(path) for path in getattr(PLAN, kind)()]
         except TroveStepsError as error:
@@ -79,6 +82,18 @@ def get_model_flags(role):
         )
 
     return flags
+
+
+def get_source(wildcards):
+    """Return where a model is fetched from."""
+    given = PLAN.config["models"][wildcards.model]
+    revision = given.get("model_revision", "main")
+    return [
+        "--model-name-or-path",
+        given["model_name_or_path"],
+        "--model-revision",
+        revision,
+    ]
 
 
 def get_sharing(wildcards, output):

@@ -3,6 +3,25 @@
 # snakemake does not know and so never deletes.
 
 
+checkpoint fetch:
+    """Fetch a model from the Hub, on the machine where snakemake runs; nothing else needs a network."""
+    output:
+        record=CACHE / "fetched/{model}.json",
+    log:
+        "logs/fetch/{model}.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        source=get_source,
+    shell:
+        "exec python -m trove_steps.fetch"
+        " {params.source:q}"
+        " --name {wildcards.model:q}"
+        " --record {output.record:q}"
+        " 2> {log:q}"
+
+
 rule encode_corpus:
     """Give every document a vector."""
     input:
