@@ -60,10 +60,11 @@ class Cluster:
     def squeue(self, *arguments: str) -> list[str]:
         return ask("squeue", "--noheader", "--me", *arguments).splitlines()
 
-    def running(self, rule: str, count: int = 1) -> list[str]:
+    def running(self, rule: str, process: subprocess.Popen, count: int = 1) -> list[str]:
         """Wait until so many jobs of a rule run; return their ids."""
         deadline = time.time() + WAIT
         while time.time() < deadline:
+            assert process.poll() is None, process.communicate()[0]
             lines = self.squeue("--states=RUNNING", "--format=%i %k")
             found = [line.split()[0] for line in lines if f"rule_{rule}_" in line]
             if len(found) >= count:
@@ -166,7 +167,7 @@ def slow(workflow) -> ClusterWorkflow:
     workflow.config["models"]["bert"] = {
         "model_name_or_path": model["model_name_or_path"],
         "encoder_class": "letters:Letters",
-        "passage_max_len": 256,
+        "passage_max_len": 128,
     }
     workflow.config["nproc_per_node"] = 1
     (workflow.folder / "slow").touch()

@@ -34,10 +34,10 @@ def reused(workflow) -> int:
 
 def test_a_cancelled_job_is_submitted_again_and_goes_on(cluster, slow):
     process = slow.start()
-    (job,) = cluster.running("encode_corpus")
+    (job,) = cluster.running("encode_corpus", process)
     slow.wait_for_shards(2)
     ask("scancel", job)
-    (again,) = wait_for_another(cluster, job)
+    (again,) = wait_for_another(cluster, process, job)
     output = finish(slow, process)
     assert again != job
     assert "Error in rule encode_corpus" in output
@@ -47,10 +47,10 @@ def test_a_cancelled_job_is_submitted_again_and_goes_on(cluster, slow):
     assert reused(slow) > 0
 
 
-def wait_for_another(cluster, job: str) -> list[str]:
+def wait_for_another(cluster, process, job: str) -> list[str]:
     deadline = time.time() + 240
     while time.time() < deadline:
-        others = [other for other in cluster.running("encode_corpus") if other != job]
+        others = [other for other in cluster.running("encode_corpus", process) if other != job]
         if others:
             return others
         time.sleep(1)
@@ -69,8 +69,8 @@ def test_a_job_over_its_memory_gets_twice_as_much(cluster, slow):
 
 def test_a_job_over_its_time_gets_twice_as_much_and_goes_on(cluster, slow):
     process = slow.start("--set-resources", "encode_corpus:runtime=2 ** (attempt - 1)")
-    (job,) = cluster.running("encode_corpus")
-    wait_for_another(cluster, job)
+    (job,) = cluster.running("encode_corpus", process)
+    wait_for_another(cluster, process, job)
     output = finish(slow, process)
     assert "Trying to restart job" in output
     assert {"runtime=1", "runtime=2"} <= set(re.findall(r"runtime=\d+", output))
@@ -80,12 +80,12 @@ def test_a_job_over_its_time_gets_twice_as_much_and_goes_on(cluster, slow):
 def test_a_node_that_goes_down(cluster, slow):
     cluster.breaking()
     process = slow.start()
-    (job,) = cluster.running("encode_corpus")
+    (job,) = cluster.running("encode_corpus", process)
     slow.wait_for_shards(2)
     (node,) = cluster.nodes_of(job)
     try:
         cluster.crash(node)
-        (again,) = wait_for_another(cluster, job)
+        (again,) = wait_for_another(cluster, process, job)
         assert cluster.nodes_of(again) != [node]
         finish(slow, process)
         assert reused(slow) > 0
@@ -96,7 +96,7 @@ def test_a_node_that_goes_down(cluster, slow):
 def test_the_controller_is_away_for_a_while(cluster, slow):
     cluster.breaking()
     process = slow.start()
-    cluster.running("encode_corpus")
+    cluster.running("encode_corpus", process)
     for daemon in ("slurmctld", "slurmdbd"):
         for pid in ask("pgrep", "-x", daemon).split():
             os.kill(int(pid), signal.SIGKILL)
@@ -108,7 +108,7 @@ def test_the_controller_is_away_for_a_while(cluster, slow):
 
 def test_ctrl_c_leaves_no_job_behind_and_a_rerun_goes_on(cluster, slow):
     process = slow.start()
-    cluster.running("encode_corpus")
+    cluster.running("encode_corpus", process)
     slow.wait_for_shards(2)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=120)
@@ -124,7 +124,7 @@ def test_a_job_that_slurm_starts_again(cluster, slow):
     """On a partition where jobs are preempted, SLURM itself requeues."""
     cluster.breaking()
     process = slow.start("--slurm-requeue", "--default-resources", "slurm_partition=preempt")
-    (job,) = cluster.running("encode_corpus")
+    (job,) = cluster.running("encode_corpus", process)
     slow.wait_for_shards(2)
     ask("scontrol", "requeue", job)
     output = finish(slow, process)

@@ -61,7 +61,7 @@ def test_two_nodes_with_two_processes_each(cluster, workflow):
 def test_jobs_share_a_corpus_and_one_of_them_is_lost(cluster, slow):
     slow.config["encode"] = {"jobs": 3}
     process = slow.start("--retries", "0")
-    jobs = cluster.running("encode_help", 2)
+    jobs = cluster.running("encode_help", process, 2)
     slow.wait_for_shards(3)
     ask("scancel", jobs[0])
     (slow.folder / "slow").unlink()
