@@ -146,15 +146,21 @@ def _scontrol(*arguments: str) -> str:
     return ended.stdout
 
 
-def hazards(settings) -> list[str]:
+def hazards(settings, cores: int | None = None) -> list[str]:
     """Say which settings of snakemake's SLURM plugin make it wait for ever or submit a job twice.
 
-    `settings` are those of any executor; only those of the SLURM plugin (2.x) are looked at.
+    `settings` are those of any executor; only those of the SLURM plugin (2.x) are looked at. `cores`
+    are snakemake's.
     """
     if not hasattr(settings, "no_requeue") or not hasattr(settings, "status_command"):
         return []
     facts = _cluster_facts()
     lines = []
+    if cores:
+        lines.append(
+            f"--cores caps the CPUs of every job at {cores}; start with --workflow-profile, not --profile, so "
+            "that profiles/default is left out"
+        )
     if getattr(settings, "array_jobs", None):
         lines.append("slurm-array-jobs: the states of an array's jobs are mixed up; leave it out")
     if settings.status_command != "squeue":

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -100,6 +101,8 @@ def start_testbed() -> None:
 
 @pytest.fixture(scope="session")
 def cluster():
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and all that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if OWN:
         yield Cluster(testbed=False)
         return
@@ -120,7 +123,7 @@ class ClusterWorkflow(Workflow):
 
     def command(self, *arguments: str) -> list[str]:
         quick = ["--slurm-init-seconds-before-status-checks", "3"]
-        return super().command("--profile", PROFILE, *quick, *arguments)
+        return super().command("--workflow-profile", PROFILE, *quick, *arguments)
 
     def environment(self) -> dict:
         there = [str(self.folder), str(PROJECT)]

@@ -141,6 +141,12 @@ def test_settings_that_make_snakemake_wait_for_ever_are_named(scontrol, changes,
     assert named in line
 
 
+def test_cores_of_the_login_node_are_no_limit_of_jobs(scontrol):
+    scontrol(CONFIG)
+    (line,) = slurm.hazards(good(), 2)
+    assert "--workflow-profile" in line
+
+
 def test_other_executors_are_not_looked_at(scontrol):
     scontrol("exit 1")
     assert slurm.hazards(None) == []

@@ -224,7 +224,7 @@ def get_span():
 
 def show_hazards():
     """Before jobs are submitted, say which settings would make snakemake wait for ever."""
-    for line in hazards(workflow.executor_settings):
+    for line in hazards(workflow.executor_settings, workflow.resource_settings.cores):
         print(f"warning: {line}", file=sys.stderr)
 
 
