@@ -158,8 +158,8 @@ def hazards(settings, cores: int | None = None) -> list[str]:
     lines = []
     if cores:
         lines.append(
-            f"--cores caps the CPUs of every job at {cores}; start with --workflow-profile, not --profile, so "
-            "that profiles/default is left out"
+            f"--cores caps the CPUs of every job at {cores}; start with --workflow-profile, not --profile, "
+            "so that profiles/default is left out"
         )
     if getattr(settings, "array_jobs", None):
         lines.append("slurm-array-jobs: the states of an array's jobs are mixed up; leave it out")
