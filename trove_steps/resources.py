@@ -51,6 +51,16 @@ def workforce(threads: int, gpus: int, nodes: int = 1, jobs: int = 1) -> Workfor
     return Workforce(max(1, each.workers * nodes * jobs), each.flops)
 
 
+def asked_gpus(asked: dict) -> int:
+    """Return the GPUs on a node that a profile's set-resources ask for a step: its gres or gpu."""
+    gres = str(asked.get("gres", ""))
+    if gres.startswith("gpu"):
+        count = gres.rpartition(":")[2]
+        return int(count) if count.isdigit() else 1
+    given = str(asked.get("gpu") or asked.get("pod_gpus") or 0)
+    return int(given) if given.isdigit() else 1
+
+
 def text_bytes(paths: Iterable[Path]) -> int:
     """Return about how many bytes of text some files hold, unpacked; a missing file counts nothing."""
     return sum(_size(path) * UNPACKED.get(Path(os.path.realpath(path)).suffix, 1) for path in paths)

@@ -47,7 +47,7 @@ class Letters:
 
     def forward(self, ids, mask):
         if (HERE / "slow").exists() and len(ids) > 1 and ids.shape[1] > 2:
-            time.sleep(1)
+            time.sleep(0.03)
         return (torch.nn.functional.one_hot(ids, 65) * mask.unsqueeze(-1)).sum(1).float()
 '''
 

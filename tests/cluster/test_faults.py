@@ -5,10 +5,11 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import ask
+from tests.cluster.conftest import PROFILE, TESTBED, ask
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 
@@ -97,10 +98,12 @@ def test_the_controller_is_away_for_a_while(cluster, slow):
     cluster.breaking()
     process = slow.start()
     cluster.running("encode_corpus", process)
+    slow.wait_for_shards(2)
     for daemon in ("slurmctld", "slurmdbd"):
-        for pid in ask("pgrep", "-x", daemon).split():
-            os.kill(int(pid), signal.SIGKILL)
+        os.kill(int(Path(f"{TESTBED}/run/{daemon}.pid").read_text()), signal.SIGTERM)
     time.sleep(20)
+    with pytest.raises(subprocess.CalledProcessError):
+        cluster.squeue()
     cluster.start()
     output = finish(slow, process)
     assert "Trying to restart job" not in output
@@ -123,7 +126,12 @@ def test_ctrl_c_leaves_no_job_behind_and_a_rerun_goes_on(cluster, slow):
 def test_a_job_that_slurm_starts_again(cluster, slow):
     """On a partition where jobs are preempted, SLURM itself requeues."""
     cluster.breaking()
-    process = slow.start("--slurm-requeue", "--default-resources", "slurm_partition=preempt")
+    profile = slow.folder / "profile" / "config.yaml"
+    profile.parent.mkdir()
+    text = (Path(PROFILE) / "config.yaml").read_text()
+    assert text.count("slurm-no-requeue: true") == 1
+    profile.write_text(text.replace("slurm-no-requeue: true", "slurm-requeue: true"))
+    process = slow.start("--workflow-profile", str(profile.parent))
     (job,) = cluster.running("encode_corpus", process)
     slow.wait_for_shards(2)
     ask("scontrol", "requeue", job)
@@ -135,7 +143,7 @@ def test_a_job_that_slurm_starts_again(cluster, slow):
 def test_a_mistake_is_named_with_its_rule_and_its_log(cluster, workflow):
     """The last lines of the step's log are on the screen of the login node."""
     workflow.config["models"]["bert"]["encoder_class"] = "broken:Missing"
-    (workflow.folder / "broken.py").write_text("Missing = None\n")
+    (workflow.folder / "broken.py").write_text("")
     output = workflow.run("--retries", "0", "encode", expect=1)
     assert "Error in rule encode_corpus" in output
     assert "encoder_class broken:Missing" in output

@@ -83,6 +83,24 @@ def test_searching_and_ranking_grow_with_the_data():
     assert rank_memory(GB, GB, 1000) > rank_memory(GB, GB, 10)
 
 
+@pytest.mark.parametrize(
+    ("asked", "gpus"),
+    [
+        ({}, 0),
+        ({"gres": "gpu:4"}, 4),
+        ({"gres": "gpu:a100:2"}, 2),
+        ({"gres": "gpu"}, 1),
+        ({"gres": "lustre:1"}, 0),
+        ({"gpu": 2}, 2),
+        ({"gpu": "3"}, 3),
+        ({"gpu": "attempt"}, 1),
+        ({"pod_gpus": 1, "mem_mb": 9}, 1),
+    ],
+)
+def test_gpus_that_a_profile_asks_for(asked, gpus):
+    assert resources.asked_gpus(asked) == gpus
+
+
 def test_packed_texts_count_as_unpacked(tmp_path):
     (tmp_path / "a.jsonl").write_text("x" * 1000)
     with gzip.open(tmp_path / "b.jsonl.gz", "wb") as file:

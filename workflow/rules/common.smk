@@ -8,7 +8,7 @@ from trove_steps.arguments import model_flags
 from trove_steps.devices import count_gpus, processes
 from trove_steps.errors import TroveStepsError
 from trove_steps.plan import Plan
-from trove_steps.resources import Requests, cpu_threads
+from trove_steps.resources import Requests, asked_gpus, cpu_threads
 from trove_steps.slurm import hazards
 from trove_steps.summarise import closing_words
 
@@ -166,24 +166,34 @@ def get_processes(wildcards):
     return processes(wanted) if workflow.local_exec else wanted
 
 
+def get_slots():
+    """Return how many steps with one process each may use this machine's GPUs at once."""
+    if count_gpus() and "gpu" not in workflow.global_resources:
+        workflow.register_resource(
+            "gpu", count_gpus()
+        )  # else steps would share devices
+    return workflow.global_resources["gpu"].value if count_gpus() else 0
+
+
 def get_gpus(wildcards):
     """Return how many of this machine's GPUs a step takes; a cluster's profile says so itself."""
     if not workflow.local_exec:
         return 0
-    installed = count_gpus()
-    if installed and "gpu" not in workflow.global_resources:
-        workflow.register_resource("gpu", installed)  # else steps would share devices
-    return min(get_processes(wildcards), installed)
+    return min(get_processes(wildcards), get_slots())
 
 
 def get_threads(wildcards):
     """Return the CPU threads of a step here; a cluster's profile says so itself."""
-    cores = workflow.resource_settings.cores
-    return (
-        cpu_threads(cores, get_processes(wildcards), get_gpus(wildcards))
-        if workflow.local_exec
-        else 1
+    if not workflow.local_exec:
+        return 1
+    return cpu_threads(
+        workflow.resource_settings.cores, get_processes(wildcards), get_slots()
     )
+
+
+def get_asked_gpus(rule):
+    """Return the GPUs on a node that a cluster's profile asks for a rule."""
+    return asked_gpus(workflow.resource_settings.overwrite_resources.get(rule, {}))
 
 
 def get_encode_memory(role):
@@ -194,7 +204,10 @@ def get_encode_memory(role):
 
 def get_encode_minutes(role):
     return lambda wildcards, threads, attempt: REQUESTS.encode_minutes(
-        get_encoding(role, wildcards), threads, 0, attempt
+        get_encoding(role, wildcards),
+        threads,
+        get_asked_gpus(f"encode_{role}"),
+        attempt,
     )
 
 
@@ -204,7 +217,8 @@ def get_search_memory(wildcards, attempt):
 
 
 def get_search_minutes(wildcards, threads, attempt):
-    return REQUESTS.search_minutes(PLAN.searches[wildcards.search], threads, 0, attempt)
+    cell = PLAN.searches[wildcards.search]
+    return REQUESTS.search_minutes(cell, threads, get_asked_gpus("search"), attempt)
 
 
 def get_rank_memory(wildcards, attempt):
