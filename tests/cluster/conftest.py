@@ -8,6 +8,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -57,21 +58,24 @@ class Cluster:
     """What tests ask of a cluster; `testbed` is false on the user's own, where nothing is broken."""
 
     testbed: bool
+    folder: Path = Path()  # of the workflow under test
 
-    def squeue(self, *arguments: str) -> list[str]:
-        return ask("squeue", "--noheader", "--me", *arguments).splitlines()
+    def jobs(self, states: str = "PENDING,RUNNING") -> dict[str, str]:
+        """Return the jobs of the workflow: id → comment, which names the rule."""
+        listed = ask("squeue", "--noheader", "--me", f"--states={states}", "--format=%i %k %Z")
+        lines = [line.split() for line in listed.splitlines()]
+        return {job: comment for job, comment, folder in lines if folder == str(self.folder)}
 
     def running(self, rule: str, process: subprocess.Popen, count: int = 1) -> list[str]:
         """Wait until so many jobs of a rule run; return their ids."""
         deadline = time.time() + WAIT
         while time.time() < deadline:
             assert process.poll() is None, process.communicate()[0]
-            lines = self.squeue("--states=RUNNING", "--format=%i %k")
-            found = [line.split()[0] for line in lines if f"rule_{rule}_" in line]
+            found = [j for j, comment in self.jobs("RUNNING").items() if f"rule_{rule}_" in comment]
             if len(found) >= count:
                 return found
             time.sleep(1)
-        raise AssertionError(f"{rule} did not start: {self.squeue()}")
+        raise AssertionError(f"{rule} did not start: {self.jobs()}")
 
     def nodes_of(self, job: str) -> list[str]:
         listed = ask("squeue", "--noheader", "--jobs", job, "--format=%N").strip()
@@ -121,6 +125,12 @@ def cluster():
 class ClusterWorkflow(Workflow):
     """The workflow with the SLURM profile, quick to ask for states."""
 
+    started: ClassVar[list[subprocess.Popen]] = []
+
+    def start(self, *arguments: str, **options) -> subprocess.Popen:
+        self.started.append(super().start(*arguments, **options))
+        return self.started[-1]
+
     def command(self, *arguments: str) -> list[str]:
         quick = ["--slurm-init-seconds-before-status-checks", "3"]
         return super().command("--workflow-profile", PROFILE, *quick, *arguments)
@@ -143,10 +153,17 @@ class ClusterWorkflow(Workflow):
 
 
 @pytest.fixture
-def folder():
-    """A folder that all nodes share."""
-    path = Path(tempfile.mkdtemp(prefix="trove-steps-", dir=OWN or None))
+def folder(cluster):
+    """A folder that all nodes share; nothing runs in it any more after the test."""
+    path = Path(tempfile.mkdtemp(prefix="trove-steps-", dir=OWN or None)).resolve()
+    cluster.folder = path
     yield path
+    for process in ClusterWorkflow.started:
+        process.kill()
+        process.wait()
+    ClusterWorkflow.started.clear()
+    for job in cluster.jobs():
+        ask("scancel", job)
     shutil.rmtree(path, ignore_errors=True)
 
 
