@@ -4,10 +4,10 @@ import argparse
 import sys
 
 from trove_steps import __version__
-from trove_steps.commands import certify
+from trove_steps.commands import certify, export_run
 from trove_steps.errors import TroveStepsError
 
-COMMANDS = (certify,)
+COMMANDS = (certify, export_run)
 
 
 def main(arguments: list[str] | None = None) -> int:

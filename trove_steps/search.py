@@ -23,6 +23,7 @@ from trove_steps.progress import progress_bar, report
 from trove_steps.ranking import Ranking
 from trove_steps.store import Vectors, manifest_path
 from trove_steps.topk import rescore, search
+from trove_steps.topk_candidates import PASSES
 
 QUERIES_PER_BATCH = 1000  # of the file; fixed, so that its bytes don't depend on tile sizes
 SCHEMA = pa.schema([("query", pa.int32()), ("document", pa.int64()), ("score", pa.float64())])
@@ -115,8 +116,13 @@ class Normalised:
 
 def identical_ids(queries: Vectors, documents: Vectors) -> np.ndarray:
     """Return int64[Q]: the number of the document that has a query's own id, -1 for none."""
-    found = pc.index_in(queries.ids, value_set=documents.ids.combine_chunks())
-    return found.fill_null(-1).to_numpy().astype(np.int64)
+    found = np.full(len(queries), -1, np.int64)
+    first = 0
+    for chunk in documents.ids.chunks:  # together, ids of more than 2 GB would not fit one array
+        place = pc.index_in(queries.ids, value_set=chunk).fill_null(-1).to_numpy()
+        found = np.where((found < 0) & (place >= 0), first + place, found)
+        first += len(chunk)
+    return found
 
 
 def run(arguments, comm: Comm) -> None:
@@ -145,6 +151,7 @@ def run(arguments, comm: Comm) -> None:
         comm=comm,
         exclude=exclude,
         progress=_progress(len(queries) * len(documents), documents.dim, comm),
+        candidate_pass=arguments.candidate_pass,
     )
     if comm.rank != 0:
         for _ in tiles:
@@ -209,6 +216,12 @@ def main() -> None:
         type=int,
         default=None,
         help="documents scored at once; changes speed and memory only",
+    )
+    parser.add_argument(
+        "--candidate-pass",
+        choices=PASSES,
+        default="auto",
+        help="precision of the first, fast pass; changes speed only",
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help="the manifest to be written"

@@ -42,7 +42,12 @@ def get_targets(kind):
 
     def targets(wildcards):
         if PLAN.missing:
-            checkpoints.prepare_demo.get()
+            checkpoints.prepare_demo.get()  # returns once its files are there
+        if PLAN.missing:
+            raise WorkflowError(
+                f"{', '.join(PLAN.missing)} does not exist, but other files of the demo do: "
+                "delete the folder demo and start again"
+            )
         for name in PLAN.unfetched:
             PLAN.fetch_record(name)
             checkpoints.fetch.get(model=name)

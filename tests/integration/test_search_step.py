@@ -1,0 +1,136 @@
+"""The search step as a program: the same bytes however it is run, and the run file made from it."""
+
+import gzip
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.conftest import PROJECT
+from trove_steps.cli import main
+from trove_steps.keys import recipe_key, search_recipe
+from trove_steps.search import read_ranking
+from trove_steps.store import Store, write_collection
+
+DIM, DEPTH = 24, 20
+DOCUMENTS, QUERIES = 3000, 70
+ENCODER, TEXTS = "e" * 32, "7" * 32
+
+
+def write_vectors(cache: Path, role: str, vectors: np.ndarray, shards: int, shuffled: bool) -> Path:
+    """Keep vectors in a store that was filled in `shards` portions, in file order or in another."""
+    store = Store(cache, ENCODER)
+    prefix = role[0].encode()
+    keys = np.stack(
+        [
+            np.frombuffer(hashlib.sha256(prefix + b"%d" % row).digest()[:16], np.uint8)
+            for row in range(len(vectors))
+        ]
+    )
+    order = np.arange(len(vectors))
+    if shuffled:
+        np.random.default_rng(1).shuffle(order)
+    for part in np.array_split(order, shards):
+        store.write(keys[part], vectors[part])
+    index = store.index()
+    found, rows = index.find(keys)
+    collection = {
+        "ids": pa.chunked_array([[f"{role[0]}{row}" for row in range(len(vectors))]]),
+        "keys": keys,
+        "shards": found,
+        "rows": rows,
+        "names": index.names,
+        "dim": DIM,
+    }
+    return write_collection(store, role, TEXTS, collection, {"kind": "texts"})
+
+
+def make_cache(cache: Path, shards: int = 1, shuffled: bool = False) -> list[str]:
+    """Return the flags of the search step; documents 100 to 119 are 20 equal vectors."""
+    chance = np.random.default_rng(0)
+    documents = chance.standard_normal((DOCUMENTS, DIM)).astype(np.float32)
+    documents[100:120] = documents[100]
+    queries = chance.standard_normal((QUERIES, DIM)).astype(np.float32)
+    queries[0] = documents[100]
+    return [
+        *("--query-embeddings", str(write_vectors(cache, "queries", queries, 1, False))),
+        *("--corpus-embeddings", str(write_vectors(cache, "corpus", documents, shards, shuffled))),
+    ]
+
+
+def search(folder: Path, flags: list[str], world: int = 1, *more: str) -> Path:
+    """Run the step by torchrun with `world` processes; return the manifest."""
+    identity = {"encoder": ENCODER, "texts": TEXTS}
+    key = recipe_key(search_recipe(identity, identity, "dot", False))
+    output = folder / f"searches/{key}/top{DEPTH}.json"
+    command = [sys.executable, "-m", "trove_steps.torchrun", "--nproc-per-node", str(world)]
+    command += ["-m", "trove_steps.search", *flags, "--depth", str(DEPTH), *more]
+    subprocess.run(
+        [*command, "--output", str(output)],
+        cwd=PROJECT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
+    return output
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """A search by one process in one go."""
+    cache = tmp_path_factory.mktemp("alone")
+    return search(cache, make_cache(cache))
+
+
+def files(manifest: Path) -> list[bytes]:
+    return [manifest.read_bytes(), manifest.with_suffix(".arrow").read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("world", "shards", "more"),
+    [
+        pytest.param(2, 7, ["--per-device-matmul-batch-size", "100"], id="2 ranks, 7 shards"),
+        pytest.param(
+            3, 1, ["--candidate-pass", "bfloat16"], id="3 ranks, bfloat16", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            4, 40, ["--candidate-pass", "float32"], id="4 ranks, 40 shards", marks=pytest.mark.slow
+        ),
+        pytest.param(1, 3, ["--candidate-pass", "int8"], id="int8", marks=pytest.mark.slow),
+    ],
+)
+def test_bytes_do_not_depend_on_how_it_is_run(alone, tmp_path, world, shards, more):
+    if "int8" in more:
+        pytest.importorskip("numba")
+    flags = make_cache(tmp_path, shards, shuffled=True)
+    assert files(search(tmp_path, flags, world, *more)) == files(alone)
+
+
+def test_the_run_file_is_that_of_the_search(alone, tmp_path, capsys):
+    ranking = read_ranking(alone, alone.parent.parent.parent)
+    plain, packed = tmp_path / "run.trec", tmp_path / "run.trec.gz"
+    assert main(["export-run", str(alone), str(plain)]) == 0
+    assert main(["export-run", str(alone), str(packed), "--depth", "3", "--tag", "mine"]) == 0
+    assert "70 queries, 1,400 rows" in capsys.readouterr().out
+    rows = [line.split(" ") for line in plain.read_text().splitlines()]
+    assert [row[0] for row in rows] == [f"q{n}" for n in range(QUERIES) for _ in range(DEPTH)]
+    # Ties of the 20 equal documents go by id as text, descending.
+    assert [row[2] for row in rows[:DEPTH]] == sorted(
+        (f"c{n}" for n in range(100, 120)), reverse=True
+    )
+    assert [row[2] for row in rows] == [ranking.doc_ids[int(doc)].as_py() for doc in ranking.docs]
+    short = gzip.decompress(packed.read_bytes()).decode().splitlines()
+    assert [line.split(" ")[:4] for line in short] == [row[:4] for row in rows if int(row[3]) <= 3]
+    assert {line.split(" ")[5] for line in short} == {"mine"}
+
+
+def test_run_file_mistakes(alone, tmp_path, capsys):
+    assert main(["export-run", str(alone), str(tmp_path / "x"), "--depth", "0"]) == 1
+    assert "--depth: 0" in capsys.readouterr().err
+    assert main(["export-run", str(tmp_path / "top5.json"), str(tmp_path / "x")]) == 1
+    assert "is missing" in capsys.readouterr().err
