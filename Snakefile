@@ -32,5 +32,9 @@ rule all:
         get_targets("default_targets"),
 
 
+onstart:
+    show_hazards()
+
+
 onsuccess:
     show_summary()

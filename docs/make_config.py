@@ -19,6 +19,8 @@ SECTIONS = {
     "evaluation: comparison": ["$defs", "evaluation", "properties", "comparison", "properties"],
     "evaluation: wandb": ["$defs", "evaluation", "properties", "wandb", "properties"],
     "mining": ["$defs", "mining", "properties"],
+    "encode": ["properties", "encode", "properties"],
+    "cluster": ["properties", "cluster", "properties"],
 }
 
 

@@ -39,6 +39,7 @@ def load_config(raw: dict) -> dict:
     _check_templates(config)
     _normalise(config)
     _check_pairs(config)
+    _check_encode(config["encode"])
     return config
 
 
@@ -381,6 +382,14 @@ def _spelled(measures: list[str], cutoffs: list[int], where: str) -> list[str]:
         return metric_names(measures, cutoffs)
     except TroveStepsError as error:
         raise TroveStepsError(f"{where}: {error}") from None
+
+
+def _check_encode(encode: dict) -> None:
+    if encode["nodes"] > 1 and encode["jobs"] > 1:
+        raise TroveStepsError(
+            "encode: jobs are on one node each, so nodes and jobs can't both be more than 1; jobs need "
+            "not start together and so wait less"
+        )
 
 
 def _check_pairs(config: dict) -> None:

@@ -18,6 +18,7 @@ class Comm:
 
     rank = 0
     world = 1
+    one_node = True  # all ranks are on the same node
 
     def __init__(self):
         self._counters: dict[str, int] = {}
@@ -48,6 +49,7 @@ class TorchComm(Comm):
 
         dist.init_process_group("gloo", timeout=TIMEOUT)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.one_node = int(os.environ.get("LOCAL_WORLD_SIZE", self.world)) == self.world
         self._store = dist.PrefixStore("claims", dist.distributed_c10d._get_default_store())
 
     def claim(self, counter: str, amount: int = 1) -> int:

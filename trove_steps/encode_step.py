@@ -1,5 +1,6 @@
 """What encode_corpus and encode_queries share: the command line around `trove_steps.encoding`."""
 
+import os
 from pathlib import Path
 
 from trove_steps.arguments import (
@@ -9,7 +10,7 @@ from trove_steps.arguments import (
 )
 from trove_steps.distributed import communicator
 from trove_steps.encoding import Job, run
-from trove_steps.files import read_json
+from trove_steps.files import read_json, write_json
 from trove_steps.model_settings import resolve_settings
 
 
@@ -74,7 +75,28 @@ def encode(role: str, module: str, path_option: str, description: str) -> None:
         metavar="NAME",
         help="what messages call the model (default: its path)",
     )
+    if role == "corpus":
+        parser.add_argument(
+            "--jobs",
+            type=int,
+            default=1,
+            metavar="N",
+            help="how many jobs encode this corpus together, through the store; needs --manifest",
+        )
+        parser.add_argument(
+            "--helper-record",
+            type=Path,
+            metavar="FILE",
+            help="only help: leave the manifest to another job and write this file when all is encoded",
+        )
+    parser.set_defaults(jobs=1, helper_record=None)
     arguments = parser.parse_args()
+    if (arguments.jobs > 1 or arguments.helper_record) and not arguments.manifest:
+        parser.error("--jobs and --helper-record need --manifest")
+    if arguments.helper_record and arguments.manifest.exists():
+        if int(os.environ.get("RANK", "0")) == 0:
+            write_json(arguments.helper_record, {"helped": arguments.manifest.name})
+        return
     folder = Path(arguments.model_name_or_path)
     name = arguments.name or str(folder)
     job = Job(
@@ -90,6 +112,8 @@ def encode(role: str, module: str, path_option: str, description: str) -> None:
         dataset=arguments.dataset_name,
         expected_manifest=arguments.manifest,
         readers=read_json(arguments.readers) if arguments.readers else None,
+        jobs=arguments.jobs,
+        helper_record=arguments.helper_record,
     )
     with communicator() as comm:
         run(job, comm)

@@ -8,6 +8,8 @@ a kill can lose. When all is done, rank 0 writes the rows table and the manifest
 
 import json
 import math
+import os
+import resource
 import sys
 import time
 import uuid
@@ -19,9 +21,11 @@ import numpy as np
 import pyarrow as pa
 
 from trove_steps.arguments import shown_path
+from trove_steps.claims import Claims, remove_claims, shared_portions
 from trove_steps.data import Reader, named, read_records, reader_of
 from trove_steps.distributed import Comm, pick_device, share_cpu_threads
 from trove_steps.errors import TroveStepsError
+from trove_steps.files import write_json
 from trove_steps.fingerprint import Fingerprints, check_unchanged
 from trove_steps.formats import format_recipe, formatter
 from trove_steps.keys import (
@@ -43,6 +47,7 @@ NOT_PURE = (
     "or another number of processes may change them"
 )
 LEAST_CLAIM_SECONDS = 0.5  # smaller portions would mostly fill up batches
+LISTING_SECONDS = (1, 4, 15, 60)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Job:
 
     `role` is "corpus" or "queries"; `paths` are its files in order; `digests`, if given, are the
     SHA-256 that they must have; `readers`, if given, say how each is read: fields of `Reader` and
-    "collections", the numbers of the collections that it belongs to.
+    "collections", the numbers of the collections that it belongs to. `expected_manifest` must be given
+    where several jobs share the work.
     """
 
     role: str
@@ -66,6 +72,8 @@ class Job:
     tokens_per_batch: int | None = None
     dataset: str = ""  # for a text format that is a function which takes it
     readers: list[dict] | None = None
+    jobs: int = 1  # that encode this collection together, each with its own processes
+    helper_record: Path | None = None  # of a job that only helps: written in place of the manifest
 
     @property
     def encoder_role(self) -> str:
@@ -92,7 +100,8 @@ class Record:
     rank 0. cut: what max_len cut off in the whole collection, not only in what was encoded.
     seconds: read (the files), look_up, load (the model), encode (from the first rank's start to the last
     one's end), tokenize, forward, write, total; what ranks spend side by side is of the slowest one.
-    What is known only when something was encoded is None or 0 otherwise.
+    input_bytes: of the files; peak_memory_mb: of rank 0. With several jobs on one corpus, `encoded` is what
+    this one did. What is known only when something was encoded is None or 0 otherwise.
     """
 
     role: str
@@ -112,6 +121,8 @@ class Record:
     device: str | None = None
     dtype: str = ""
     world_size: int = 1
+    input_bytes: int = 0
+    peak_memory_mb: int = 0
     ranks: list[dict] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     encoder: dict = field(default_factory=dict)
@@ -143,24 +154,35 @@ def run(job: Job, comm: Comm) -> None:
     recipe = _encoder_recipe(job)
     store = Store(job.cache_dir, recipe_key(recipe))
     record = Record(job.role, job.model_name, dtype=job.settings.torch_dtype, world_size=comm.world)
+    claims = Claims(job.expected_manifest, job.jobs) if job.jobs > 1 else None
     if comm.rank == 0:
+        marked = claims.done() if claims else set()
         collection = _read_collection(job, store, record)
         places = _look_up(store, collection.keys, record)
         pending = places.first & ~places.known
+        if marked:
+            claims.reopen(marked.intersection(claims.block_of(collection.keys[pending]).tolist()))
         store.touch(places.used())
         record.rows, record.distinct = len(pending), int(places.first.sum())
         record.encoded = int(pending.sum())
         record.reused = record.rows - record.encoded
     if comm.broadcast(record.encoded):
         portions = _unknown_texts(job, collection, pending) if comm.rank == 0 else None
-        work = _share_work(job, store, portions, comm, record)
-        _encode_pending(job, recipe, store, work, comm, record)
+        work, path = _share_work(job, store, portions, comm, record)
+        _encode_pending(job, recipe, store, work, comm, record, claims)
         if comm.rank == 0:
-            places = _look_up(store, collection.keys, record)
+            path.unlink(missing_ok=True)
+            if not job.helper_record:
+                places = _find_all(store, collection, record, comm.world > 1 or job.jobs > 1)
     if comm.rank != 0:
         return
     began = time.perf_counter()
     store.write_recipe(recipe)
+    if job.helper_record:
+        record.seconds["total"] = time.perf_counter() - started
+        write_json(job.helper_record, {"helped": job.expected_manifest.name})
+        report(f"{record.line()} (helping)")
+        return
     texts = texts_recipe(job.role, collection.digests, job.template, job.readers)
     manifest = write_collection(
         store,
@@ -178,6 +200,20 @@ def run(job: Job, comm: Comm) -> None:
     record.dim = places.dim
     record.seconds["total"] = time.perf_counter() - started
     _report(job, record, manifest)
+    remove_claims(manifest)
+
+
+def _find_all(store: Store, collection: "_Collection", record: Record, patient: bool) -> Places:
+    """Look up where every vector is.
+
+    On a network file system, what another node has just written may take a minute to appear.
+    """
+    for seconds in (*(LISTING_SECONDS if patient else ()), 0):
+        places = _look_up(store, collection.keys, record)
+        if places.known.all():
+            break
+        time.sleep(seconds)
+    return places
 
 
 def _encoder_recipe(job: Job) -> dict:
@@ -262,10 +298,11 @@ def _check_expected(job: Job, store: Store, digests: list[str]) -> None:
 
 def _share_work(
     job: Job, store: Store, portions: Iterator[Portion] | None, comm: Comm, record: Record
-) -> Work:
-    """Put the texts to encode, which rank 0 has, into a file that every rank maps.
+) -> tuple[Work, Path]:
+    """Put the texts to encode, which rank 0 has, into a file that every rank maps; return both.
 
-    The file's name is removed as soon as all ranks hold it, so that no kill leaves it behind.
+    On one node the file's name is removed as soon as all ranks hold it, so that no kill leaves it
+    behind. Other nodes would lose a file on NFS with its name: rank 0 removes it when all is done.
     """
     started = time.perf_counter()
     if comm.rank == 0:
@@ -279,13 +316,20 @@ def _share_work(
     work = Work(path, job.settings.encoder_recipe(job.encoder_role)["max_len"])
     comm.barrier()
     if comm.rank == 0:
-        path.unlink()
+        if comm.one_node:
+            path.unlink()
         record.spend("read", time.perf_counter() - started)
-    return work
+    return work, path
 
 
 def _encode_pending(
-    job: Job, recipe: dict, store: Store, work: Work, comm: Comm, record: Record
+    job: Job,
+    recipe: dict,
+    store: Store,
+    work: Work,
+    comm: Comm,
+    record: Record,
+    claims: Claims | None,
 ) -> None:
     """Claim portions of the work until none is left; each becomes a shard."""
     from trove_steps.encoder import Encoder
@@ -304,35 +348,59 @@ def _encode_pending(
     record.device = device.partition(":")[0]
     started = time.perf_counter()
     record.seconds["load"] = started - loading
-    mine = _encode_claims(job, encoder, store, work, comm, record)
+    portions = _portions_of_jobs(store, work, claims) if claims else _portions(work, comm)
+    mine = _encode_portions(job, encoder, store, portions, len(work), comm, record)
     comm.barrier()
     record.seconds["encode"] = time.perf_counter() - started
     _add_up(record, mine, comm)
 
 
-def _encode_claims(
-    job: Job, encoder, store: Store, work: Work, comm: Comm, record: Record
+def _encode_portions(
+    job: Job,
+    encoder,
+    store: Store,
+    portions: Iterator[Portion],
+    total: int,
+    comm: Comm,
+    record: Record,
 ) -> np.ndarray:
-    """Encode portions until none is left; return [texts, units, shards, busy seconds] of this rank."""
-    bar = progress_bar(len(work), f"encode {job.role}", "texts", comm.rank == 0)
-    texts = units = shards = 0
+    """Encode the portions of this rank; return [texts, shards, busy seconds]."""
+    bar = progress_bar(total, f"encode {job.role}", "texts", comm.rank == 0)
+    texts = shards = 0
     started = time.perf_counter()
-    amount = 1
+    for portion in portions:
+        _encode_portion(encoder, store, portion, job, record)
+        texts, shards = texts + len(portion), shards + 1
+        bar.update(len(portion))
+    bar.close()
+    if comm.rank == 0:
+        record.encoder = encoder.figures()
+    return np.array([[texts, shards, time.perf_counter() - started]])
+
+
+def _portions(work: Work, comm: Comm) -> Iterator[Portion]:
+    """Yield the portions that this rank claims from those of this job."""
+    amount, units = 1, 0
     while (first := comm.claim("units", amount)) < work.units:
         began = time.perf_counter()
-        portion = work.portion(first, amount)
-        _encode_portion(encoder, store, portion, job, record)
         amount = min(amount, work.units - first)
-        texts, units, shards = texts + len(portion), units + amount, shards + 1
-        bar.update(len(portion))
+        yield work.portion(first, amount)
+        units += amount
         # What this rank did of all that was claimed says how fast it is beside the others.
         fair = (work.units - first - amount) * units / (first + amount)
         fair = fair if comm.world == 1 else fair / 2
         amount = _next_amount(amount, time.perf_counter() - began, fair)
-    bar.close()
-    if comm.rank == 0:
-        record.encoder = encoder.figures()
-    return np.array([[texts, units, shards, time.perf_counter() - started]])
+
+
+def _portions_of_jobs(store: Store, work: Work, claims: Claims) -> Iterator[Portion]:
+    """Yield the portions that this rank claims from those of all jobs."""
+    keys = work.keys()
+
+    def missing(rows: np.ndarray) -> np.ndarray:
+        return rows[~store.find(keys[rows]).known]
+
+    for rows in shared_portions(claims, keys, work.characters, missing):
+        yield work.take(rows)
 
 
 def _next_amount(amount: int, seconds: float, fair: float) -> int:
@@ -368,7 +436,7 @@ SIDE_BY_SIDE = ("load", "encode", "tokenize", "forward", "write")
 
 
 def _add_up(record: Record, mine: np.ndarray, comm: Comm) -> None:
-    """Bring what all ranks did together on rank 0; `mine` as `_encode_claims` returns it."""
+    """Bring what all ranks did together on rank 0; `mine` as `_encode_portions` returns it."""
     counts = np.array([[getattr(record, name) for name in COUNTS]], np.int64)
     seconds = np.array([[record.seconds.get(phase, 0.0) for phase in SIDE_BY_SIDE]])
     all_mine, all_counts, all_seconds = map(comm.gather, (mine, counts, seconds))
@@ -378,19 +446,20 @@ def _add_up(record: Record, mine: np.ndarray, comm: Comm) -> None:
         setattr(record, name, int(total))
     for phase, longest in zip(SIDE_BY_SIDE, np.concatenate(all_seconds).max(0), strict=True):
         record.seconds[phase] = float(longest)
-    for (texts, units, shards, busy), rank_counts in zip(
+    for (texts, shards, busy), rank_counts in zip(
         np.concatenate(all_mine), np.concatenate(all_counts), strict=True
     ):
         record.shards += int(shards)
         record.ranks.append(
             {
                 "texts": int(texts),
-                "units": int(units),
                 "tokens": int(rank_counts[0]),
                 "shards": int(shards),
                 "seconds": round(float(busy), 3),
             }
         )
+    record.encoded = sum(rank["texts"] for rank in record.ranks)
+    record.reused = record.rows - record.encoded
     record.padding_share = round(1 - record.tokens / max(1, record.padded_tokens), 4)
     record.tokens_per_second = round(record.tokens / max(record.seconds["encode"], 1e-9), 1)
 
@@ -400,6 +469,8 @@ def _report(job: Job, record: Record, manifest: Path) -> None:
     warning = record.cut.warning(f"{job.role} of {job.model_name}", f"{job.encoder_role}_max_len")
     if warning:
         report(warning)
+    record.input_bytes = sum(os.path.getsize(path) for path in job.paths)
+    record.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     written = {
         **asdict(record),
         "seconds": {name: round(value, 3) for name, value in record.seconds.items()},

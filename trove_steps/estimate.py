@@ -20,6 +20,7 @@ from trove_steps.keys import TEXT_KEY_BYTES, text_key
 from trove_steps.model_settings import read_modules, transformer_folder
 from trove_steps.plan import Encoding, Imported, Model, Plan
 from trove_steps.stages import cell_stages
+from trove_steps.resources import read_records as read_records_of_jobs
 from trove_steps.store import Shard, Store, dropped_mark
 
 SAMPLE = 256  # texts whose tokens are counted
@@ -224,23 +225,6 @@ def _weights(recipe: Path) -> dict:
         return read_json(recipe).get("model_files", {})
     except TroveStepsError:
         return {}
-
-
-def read_records_of_jobs(directory: Path) -> list[dict]:
-    """Return what the encode jobs of an encoder have recorded; a line that a kill cut off is left out."""
-    records = []
-    try:
-        lines = (directory / "records.jsonl").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return records
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records
 
 
 @dataclass

@@ -1,20 +1,42 @@
 """Where a model's files are: a local folder, or a snapshot in the Hub's cache."""
 
+import contextlib
 import fnmatch
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from trove_steps.errors import TroveStepsError
 
 NOT_NEEDED = ["*.onnx", "onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.gguf", "coreml/*"]
 
+_may_fetch = False
+
+
+class NotFetched(TroveStepsError):
+    """A model that is not in the Hub's cache, while nothing may be fetched."""
+
+
+@contextlib.contextmanager
+def fetching() -> Iterator[None]:
+    """Let locate_model fetch from the Hub. Without it only the Hub's cache is looked at."""
+    global _may_fetch
+    before, _may_fetch = _may_fetch, True
+    try:
+        yield
+    finally:
+        _may_fetch = before
+
 
 def locate_model(
     name_or_path: str, revision: str, where: str, option: str = "model_name_or_path"
 ) -> Path:
-    """Return the folder of a model; fetch it from the Hub if it is not there yet.
+    """Return the folder of a model: a path, or a snapshot in the Hub's cache.
 
-    A path that exists wins over a Hub name. With HF_HUB_OFFLINE=1 only the Hub's cache is looked at.
+    A path that exists wins over a Hub name. Raises NotFetched for a model that is not in the Hub's
+    cache, TroveStepsError for other mistakes and for such a model under HF_HUB_OFFLINE=1; within
+    `fetching()`, fetches what is not there yet.
     `where` and `option` are the key of the configuration that messages name.
     """
     if os.path.isdir(name_or_path):
@@ -31,8 +53,29 @@ def locate_model(
     return _snapshot(name_or_path, revision, f"{where}.{option}")
 
 
+@dataclass(frozen=True)
+class Source:
+    """A model as a configuration names it, and the key that messages name."""
+
+    name_or_path: str
+    revision: str
+    where: str
+    option: str = "model_name_or_path"
+
+    def locate(self) -> Path:
+        """Return its folder as `locate_model` does."""
+        return locate_model(self.name_or_path, self.revision, self.where, self.option)
+
+    def flags(self) -> list[str]:
+        """Return it as flags of the fetch step."""
+        return [
+            *("--model-name-or-path", self.name_or_path, "--model-revision", self.revision),
+            *("--where", self.where, "--option", self.option),
+        ]
+
+
 def _snapshot(name: str, revision: str, where: str) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     arguments = {"revision": revision, "ignore_patterns": NOT_NEEDED}
@@ -47,6 +90,8 @@ def _snapshot(name: str, revision: str, where: str) -> Path:
         raise TroveStepsError(
             f"{where}: '{name}' is neither a folder nor a name on the Hub"
         ) from None
+    if not (_may_fetch or constants.HF_HUB_OFFLINE):
+        raise NotFetched(f"{where}: '{name}' (revision {revision}) is no folder here, and {state}")
     try:
         fetched = Path(snapshot_download(name, **arguments))
     # The libraries below raise what they like: no network, no such name, no permission, a full disk.

@@ -36,7 +36,7 @@ from trove_steps.model_settings import (
     model_files,
     resolve_settings,
 )
-from trove_steps.models import locate_model
+from trove_steps.models import NotFetched, Source
 from trove_steps.results import is_complete
 from trove_steps.selection import (
     candidate_flags,
@@ -179,7 +179,7 @@ class Plan:
         self.fingerprints = Fingerprints(self.cache)
         self.produced = produced
         self.inputs = Inputs(self.fingerprints)
-        if not self.missing:
+        if not (self.missing or self.unfetched):
             _ = self.cells
 
     # --- what is asked for -------------------------------------------------------------------
@@ -192,6 +192,43 @@ class Plan:
             for path in self._input_paths()
             if os.path.normpath(path) in self.produced and not os.path.exists(path)
         ]
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """Where the models come from that are used: by name, those of queries as NAME@queries."""
+        found = {}
+        for name in dict.fromkeys(model for _, model in self.pairs):
+            given = self.config["models"][name]
+            for prefix, suffix in (("", ""), ("query_", "@queries")):
+                option = f"{prefix}model_name_or_path"
+                if option in given:
+                    revision = given.get(f"{prefix}model_revision", "main")
+                    found[name + suffix] = Source(given[option], revision, f"models.{name}", option)
+        if self.mining["cross_encoder"] is not None and "mining" in self.tasks:
+            given = self.mining["cross_encoder"]
+            found["@cross_encoder"] = Source(given, "main", "mining", "cross_encoder")
+        return found
+
+    @property
+    def unfetched(self) -> list[str]:
+        """Sources on the Hub that are not in its cache here."""
+        return [name for name in self.sources if not self._is_here(name)]
+
+    def fetch_record(self, name: str) -> Path:
+        """Return what the fetching of a model leaves; one of a model that is gone is removed."""
+        record = self.cache / "fetched" / f"{name}.json"
+        if record.exists() and not self._is_here(name):
+            record.unlink(missing_ok=True)
+        return record
+
+    def _is_here(self, name: str) -> bool:
+        try:
+            model_files(self.sources[name].locate())
+        except NotFetched:
+            return False
+        except TroveStepsError:
+            pass  # a mistake, which is reported in its place
+        return True
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -217,10 +254,12 @@ class Plan:
     @cached_property
     def cross_encoder(self) -> CrossEncoder | None:
         """The model of mining.cross_encoder."""
-        name, max_len = self.mining["cross_encoder"], self.mining["cross_encoder_max_len"]
-        if name is None or "mining" not in self.tasks:
+        if "@cross_encoder" not in self.sources:
             return None
-        folder = locate_model(name, "main", "mining.cross_encoder")
+        max_len, folder = (
+            self.mining["cross_encoder_max_len"],
+            self.sources["@cross_encoder"].locate(),
+        )
         files = {file: self.fingerprints.file(path) for file, path in model_files(folder).items()}
         link = self.fingerprints.intern(folder, recipe_key({"kind": "model", "files": files}))
         return CrossEncoder(folder, recipe_key(cross_encoder_recipe(files, max_len)), link)
@@ -598,7 +637,23 @@ class Plan:
         return list(self.checks.values())
 
     def encode_targets(self) -> list[Path]:
-        return [self.encoding_manifest(encoding) for encoding in self.encodings.values()]
+        manifests = [self.encoding_manifest(encoding) for encoding in self.encodings.values()]
+        return [*manifests, *self.helper_records()]
+
+    def helper_records(self) -> list[Path]:
+        """What the jobs leave that help to encode the corpora which have no manifest yet."""
+        helpers = self.config["encode"]["jobs"] - 1
+        manifests = [
+            self.encoding_manifest(encoding)
+            for encoding in self.encodings.values()
+            if encoding.role == "corpus" and helpers
+        ]
+        return [
+            manifest.with_suffix(".helped") / f"{number}.json"
+            for manifest in manifests
+            if not manifest.exists()
+            for number in range(1, helpers + 1)
+        ]
 
     def score_records(self) -> list[Path]:
         return [self.score_record(cell) for cell in self.cells.values() if cell.score]
@@ -633,12 +688,13 @@ class Plan:
             records += [self._valid(self.track_record(cell)) for cell in cells]
         if self.compared:
             records.append(self._valid(self.comparison_record))
-        return [*records, self._valid(self.summary_record)]
+        return [*records, self._valid(self.summary_record), *self.helper_records()]
 
     def mine_targets(self) -> list[Path]:
         self._require_section("mining")
         records = [self.mine_record(cell) for cell in self.cells.values()]
-        return [self._valid(record) for record in (*records, *self.merge_records.values())]
+        records = [self._valid(record) for record in (*records, *self.merge_records.values())]
+        return [*records, *self.helper_records()]
 
     def default_targets(self) -> list[Path]:
         """What plain `snakemake` makes: the tasks whose sections the configuration has."""
@@ -649,7 +705,8 @@ class Plan:
             targets += self.mine_targets()
         if "evaluation" in self.tasks and self.config["report"]:
             targets += self.report_targets()
-        return [*(targets or self.encode_targets()), *self.publish_targets(), *self.drop_targets()]
+        targets = list(dict.fromkeys(targets)) or self.encode_targets()
+        return [*targets, *self.publish_targets(), *self.drop_targets()]
 
     @property
     def _mines(self) -> bool:
@@ -673,16 +730,14 @@ class Plan:
 
     def _model(self, name: str) -> Model:
         given = self.config["models"][name]
-        query = self._load_model(name, "query_") if "query_model_name_or_path" in given else None
-        if "model_name_or_path" not in given:
+        sources = self.sources
+        query = self._load_model(name, f"{name}@queries") if f"{name}@queries" in sources else None
+        if name not in sources:
             return Model(name, None, {}, imported_settings(given), None, query)
-        return replace(self._load_model(name), query=query)
+        return replace(self._load_model(name, name), query=query)
 
-    def _load_model(self, name: str, prefix: str = "") -> Model:
-        given, where = self.config["models"][name], f"models.{name}"
-        revision = given.get(f"{prefix}model_revision", "main")
-        option = f"{prefix}model_name_or_path"
-        folder = locate_model(given[option], revision, where, option)
+    def _load_model(self, name: str, source: str) -> Model:
+        given, folder = self.config["models"][name], self.sources[source].locate()
         settings = resolve_settings(folder, given, name)
         paths = model_files(folder)
         files = {file: self.fingerprints.file(path) for file, path in paths.items()}

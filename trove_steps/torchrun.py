@@ -3,15 +3,26 @@
     python -m trove_steps.torchrun --nproc-per-node 2 -m trove_steps.search ...
 
 takes torchrun's arguments. Plain torchrun leaves its workers running when it, or the snakemake above
-it, is killed with SIGKILL; this one watches its parent, and every worker watches it.
+it, is killed with SIGKILL; this one watches its parent, and every worker watches it. Three options are
+its own:
+
+    --nproc-per-node auto   one process per GPU, or one where there is none
+    --nodes N               run on N nodes of the SLURM allocation around this process
+    --threads N             CPU threads of this step on a node, for all its processes together
 """
 
+import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+
+from trove_steps import slurm
+from trove_steps.devices import VISIBLE, lease_gpus, processes
+from trove_steps.errors import TroveStepsError
 
 LAUNCHER = "TROVE_STEPS_LAUNCHER"
 POLL_SECONDS = 0.3
@@ -38,6 +49,60 @@ def end_with_launcher() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run torchrun in this process; return the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options, rest = _split(given)
+    # Models are folders here; whatever a library looks for on the Hub, it must not wait for a network.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        if options.nodes > 1 and not slurm.is_spread():
+            spread = slurm.spread(options.nodes, options.threads)
+            if spread:
+                command, environment = spread
+                command += [sys.executable, "-m", "trove_steps.torchrun", *given]
+                os.execvpe(command[0], command, environment)
+        processes_here = _assign_devices(options.nproc_per_node)
+        flags = [f"--nproc-per-node={processes_here}"]
+        if slurm.is_spread():
+            flags += slurm.meet(processes_here)
+        elif not any(argument.startswith(("--nnodes", "--standalone")) for argument in rest):
+            flags.append("--standalone")
+    except TroveStepsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if options.threads:
+        os.environ["TROVE_STEPS_THREADS"] = str(options.threads)
+    return _launch([*flags, *rest])
+
+
+def _split(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Take our own options out of torchrun's arguments; what follows `-m` is the step's."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trove_steps.torchrun",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--nproc-per-node", "--nproc_per_node", default="1")
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--threads", type=int)
+    program = arguments.index("-m") if "-m" in arguments else len(arguments)
+    options, rest = parser.parse_known_args(arguments[:program])
+    return options, rest + arguments[program:]
+
+
+def _assign_devices(wanted: str) -> int | str:
+    """Return the number of processes; on a machine of our own, take their GPUs."""
+    if not (wanted == "auto" or wanted.isdigit()):
+        return wanted  # torchrun knows more words
+    number = processes(wanted)
+    if "SLURM_JOB_ID" not in os.environ:  # there the allocation assigns them
+        devices = lease_gpus(number)
+        if devices:
+            os.environ[VISIBLE] = ",".join(devices)
+    return number
+
+
+def _launch(arguments: list[str]) -> int:
     end_with_parent(os.getppid(), lambda: os.kill(os.getpid(), signal.SIGTERM))
     os.environ[LAUNCHER] = str(os.getpid())
     from torch.distributed import run
@@ -46,14 +111,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     # What went wrong stands in the worker's own words; the agent's log adds only noise.
     logging.disable(logging.ERROR)
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not any(argument.startswith(("--nnodes", "--standalone")) for argument in arguments):
-        arguments.insert(0, "--standalone")
     try:
         run.main(arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        print(f"rank {rank} {_how_it_ended(failure.exitcode)}", file=sys.stderr)
+        where = f" on {socket.gethostname()}" if slurm.is_spread() else ""
+        print(f"rank {rank}{where} {_how_it_ended(failure.exitcode)}", file=sys.stderr)
         return 1
     except SignalException as error:
         print(f"ended by {signal.Signals(error.sigval).name}; {START_AGAIN}", file=sys.stderr)

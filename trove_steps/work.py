@@ -55,7 +55,8 @@ def write_work(path: Path, portions: Iterator[Portion]) -> None:
 class Work:
     """The texts of a work file, longest first, cut into `units` of about UNIT_CHARACTERS.
 
-    `max_len` is the most tokens of a text. The file may be unlinked once this is made.
+    `max_len` is the most tokens of a text; `characters` int64[n] are the lengths. The file may
+    be unlinked once this is made.
     """
 
     def __init__(self, path: Path, max_len: int):
@@ -64,8 +65,9 @@ class Work:
         self._starts = np.cumsum([0, *map(len, self._columns[0])])
         characters = table.column("characters").to_numpy()
         self._order = np.argsort(-characters, kind="stable")
-        costs = np.clip(characters, 1, CHARACTERS_PER_TOKEN * max_len)
-        self._bounds = _unit_bounds(costs[self._order])
+        self.characters = characters[self._order]
+        costs = np.clip(self.characters, 1, CHARACTERS_PER_TOKEN * max_len)
+        self._bounds = _unit_bounds(costs)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -77,7 +79,16 @@ class Work:
     def portion(self, first: int, amount: int) -> Portion:
         """Return the texts of `amount` units from `first` on, fewer at the end."""
         stop = min(first + amount, self.units)
-        numbers = self._order[self._bounds[first] : self._bounds[stop]]
+        return self.take(np.arange(self._bounds[first], self._bounds[stop]))
+
+    def keys(self) -> np.ndarray:
+        """Return the keys uint8[n, 16] of all texts."""
+        column = b"".join(key for chunk in self._columns[1] for key in chunk.to_pylist())
+        return np.frombuffer(column, np.uint8).reshape(-1, TEXT_KEY_BYTES)[self._order]
+
+    def take(self, rows: np.ndarray) -> Portion:
+        """Return texts by their place int64[m] in the order of their length."""
+        numbers = self._order[rows]
         chunk = np.searchsorted(self._starts, numbers, side="right") - 1
         places = list(zip(chunk.tolist(), (numbers - self._starts[chunk]).tolist(), strict=True))
         ids, keys, texts = (

@@ -131,11 +131,11 @@ def test_shown_path_is_the_one_that_a_person_knows(tmp_path, monkeypatch):
 )
 def test_cuda_visible_devices_decides(monkeypatch, visible, count):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    devices.count_gpus.cache_clear()
+    devices._count_installed.cache_clear()
     assert devices.count_gpus() == count
     assert devices.processes("auto") == max(1, count)
     assert devices.processes(3) == 3
-    devices.count_gpus.cache_clear()
+    devices._count_installed.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -152,14 +152,14 @@ def test_nvidia_smi_counts_otherwise(monkeypatch, tmp_path, script, count):
     program.chmod(0o755)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    devices.count_gpus.cache_clear()
+    devices._count_installed.cache_clear()
     assert devices.count_gpus() == count
-    devices.count_gpus.cache_clear()
+    devices._count_installed.cache_clear()
 
 
 def test_a_machine_without_nvidia_smi_runs_one_process(monkeypatch, tmp_path):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    devices.count_gpus.cache_clear()
+    devices._count_installed.cache_clear()
     assert devices.processes("auto") == 1
-    devices.count_gpus.cache_clear()
+    devices._count_installed.cache_clear()

@@ -13,7 +13,7 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.keys import recipe_key
 from trove_steps.model_settings import model_files
-from trove_steps.models import locate_model
+from trove_steps.models import NotFetched, locate_model
 
 FILES = {
     "config.json": b'{"model_type": "bert", "max_position_embeddings": 128}',
@@ -154,9 +154,10 @@ def test_names_that_are_wrong(hub, name, message):
 PROGRAM = """
 import sys
 from trove_steps.errors import TroveStepsError
-from trove_steps.models import locate_model
+from trove_steps.models import fetching, locate_model
 try:
-    print(locate_model(sys.argv[1], "main", "models.m"))
+    with fetching():
+        print(locate_model(sys.argv[1], "main", "models.m"))
 except TroveStepsError as error:
     print("error:", error)
 print([name for name in ("torch", "transformers") if name in sys.modules])
@@ -188,3 +189,24 @@ def test_the_environment_is_respected(tmp_path, name, offline):
         assert Path(answer).resolve() == snapshot.resolve()
     else:
         assert answer.startswith("error: models.m.model_name_or_path: 'org/none' (revision main)")
+
+
+def test_nothing_is_fetched_unless_that_is_the_step(hub, monkeypatch):
+    """The planner only asks the Hub's cache: no call of the library may leave the machine."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    asked = []
+    real = huggingface_hub.snapshot_download
+
+    def snapshot_download(*arguments, **options):
+        asked.append(options["local_files_only"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(NotFetched, match="is not in the Hub's cache"):
+        locate_model("org/minilm", "main", "models.m")
+    snapshot = write_hub(hub)
+    assert locate_model("org/minilm", "main", "models.m").resolve() == snapshot.resolve()
+    assert asked == [True, True]

@@ -407,6 +407,21 @@ def test_files_that_rules_make_may_be_missing(raw):
     assert len(plan.cells) == 1
 
 
+def test_jobs_help_until_the_manifest_is_there(raw):
+    assert Plan(raw).helper_records() == []
+    raw["encode"] = {"jobs": 3}
+    plan = Plan(raw)
+    helpers = plan.helper_records()
+    assert len(helpers) == 2
+    assert set(helpers) < set(plan.encode_targets())
+    assert set(helpers) < set(plan.default_targets())
+    (manifest,) = (plan.encoding_manifest(e) for e in plan.encodings.values() if e.role == "corpus")
+    assert {path.parent for path in helpers} == {manifest.with_suffix(".helped")}
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+    assert plan.helper_records() == []
+
+
 # --- mistakes ------------------------------------------------------------------------------------
 
 
@@ -425,6 +440,11 @@ def test_missing_files_are_all_named(raw):
     )
     assert first.endswith("did you mean 'data/corpus.jsonl'?")
     assert second.endswith("did you mean 'data/qrels.tsv'?")
+
+
+def test_nodes_and_jobs_exclude_each_other(raw):
+    raw["encode"] = {"jobs": 2, "nodes": 2}
+    assert "nodes and jobs can't both be more than 1" in message_of(raw)
 
 
 def test_a_missing_model(raw):
@@ -485,7 +505,9 @@ def test_many_models_and_datasets_are_planned_fast(raw):
     Plan(raw)
     started = time.process_time()
     plan = Plan(raw)
-    assert len(plan.default_targets()) == 203  # 100 evaluated, 100 mined, comparison, summary, report
+    assert (
+        len(plan.default_targets()) == 203
+    )  # 100 evaluated, 100 mined, comparison, summary, report
     assert time.process_time() - started < 2
 
 

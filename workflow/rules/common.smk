@@ -1,10 +1,14 @@
 # What the rules share. The plan (which artefacts, under which names) is made by trove_steps.plan.
 
+import sys
+
 from snakemake.exceptions import WorkflowError
 
-from trove_steps.devices import processes
+from trove_steps.devices import count_gpus, processes
 from trove_steps.errors import TroveStepsError
 from trove_steps.plan import Plan
+from trove_steps.resources import Requests, asked_gpus, cpu_threads
+from trove_steps.slurm import hazards
 from trove_steps.summarise import closing_words
 
 DEMO_FILES = {
@@ -17,7 +21,8 @@ except TroveStepsError as error:
     raise WorkflowError(f"{error}")
 
 CACHE, RESULTS = PLAN.cache, PLAN.results
-PROCESSES = processes(PLAN.config["nproc_per_node"])
+NODES = PLAN.config["encode"]["nodes"]
+REQUESTS = Requests(PLAN)
 
 
 wildcard_constraints:
@@ -27,6 +32,7 @@ wildcard_constraints:
     search="[0-9a-f]{32}",
     key="[0-9a-f]{32}",
     place="[0-9a-f]{32}",
+    number="[0-9]+",
     depth="[0-9]+",
     dataset="[^/]+",
     model="[^/]+",
@@ -43,6 +49,9 @@ def get_targets(kind):
                 f"{', '.join(PLAN.missing)} does not exist, but other files of the demo do: "
                 "delete the folder demo and start again"
             )
+        for name in PLAN.unfetched:
+            PLAN.fetch_record(name)
+            checkpoints.fetch.get(model=name)
         try:
             return [ancient(path) for path in getattr(PLAN, kind)()]
         except TroveStepsError as error:
@@ -122,6 +131,25 @@ def get_import_digests(which):
 
 def get_model_flags(role):
     return lambda wildcards: PLAN.model_flags(get_encoding(role, wildcards))
+
+
+def get_source(wildcards):
+    """Return where a model is fetched from."""
+    return PLAN.sources[wildcards.model].flags()
+
+
+def get_sharing(wildcards, output):
+    """Say whether a job makes the manifest of a corpus or only helps, and how many jobs there are."""
+    encoding = get_encoding("corpus", wildcards)
+    flags = ["--manifest", PLAN.encoding_manifest(encoding)]
+    jobs = PLAN.config["encode"]["jobs"]
+    if jobs > 1:
+        flags += ["--jobs", jobs]
+    return (
+        flags
+        if "manifest" in output.keys()
+        else [*flags, "--helper-record", output.record]
+    )
 
 
 def get_search_inputs(wildcards):
@@ -252,6 +280,97 @@ def get_report_inputs(wildcards):
         task: [ancient(path) for path in paths]
         for task, paths in PLAN.report_inputs().items()
     }
+
+
+def get_processes(wildcards):
+    """Return the number of processes; on a cluster's node, "auto" is found out there."""
+    wanted = PLAN.config["nproc_per_node"]
+    return processes(wanted) if workflow.local_exec else wanted
+
+
+def get_slots():
+    """Return how many steps with one process each may use this machine's GPUs at once."""
+    if count_gpus() and "gpu" not in workflow.global_resources:
+        workflow.register_resource(
+            "gpu", count_gpus()
+        )  # else steps would share devices
+    return workflow.global_resources["gpu"].value if count_gpus() else 0
+
+
+def get_gpus(wildcards):
+    """Return how many of this machine's GPUs a step takes; a cluster's profile says so itself."""
+    if not workflow.local_exec:
+        return 0
+    return min(get_processes(wildcards), get_slots())
+
+
+def get_threads(wildcards):
+    """Return the CPU threads of a step here; a cluster's profile says so itself."""
+    if not workflow.local_exec:
+        return 1
+    return cpu_threads(
+        workflow.resource_settings.cores, get_processes(wildcards), get_slots()
+    )
+
+
+def get_asked_gpus(rule):
+    """Return the GPUs on a node that a cluster's profile asks for a rule."""
+    return asked_gpus(workflow.resource_settings.overwrite_resources.get(rule, {}))
+
+
+def get_encode_memory(role):
+    return lambda wildcards, attempt: REQUESTS.encode_memory(
+        get_encoding(role, wildcards), attempt
+    )
+
+
+def get_encode_minutes(role):
+    return lambda wildcards, threads, attempt: REQUESTS.encode_minutes(
+        get_encoding(role, wildcards),
+        threads,
+        get_asked_gpus(f"encode_{role}"),
+        attempt,
+    )
+
+
+def get_search_memory(wildcards, attempt):
+    cell = PLAN.searches[wildcards.search]
+    return REQUESTS.search_memory(cell, int(wildcards.depth), attempt)
+
+
+def get_search_minutes(wildcards, threads, attempt):
+    cell = PLAN.searches[wildcards.search]
+    return REQUESTS.search_minutes(cell, threads, get_asked_gpus("search"), attempt)
+
+
+def get_rank_memory(wildcards, attempt):
+    return REQUESTS.rank_memory(get_cell(wildcards), attempt)
+
+
+def get_rank_minutes(wildcards, attempt):
+    return REQUESTS.rank_minutes(attempt)
+
+
+def get_rescore_memory(wildcards, attempt):
+    return REQUESTS.rescore_memory(PLAN.rescores[wildcards.key], attempt)
+
+
+def get_rescore_minutes(wildcards, threads, attempt):
+    cell = PLAN.rescores[wildcards.key]
+    return REQUESTS.rescore_minutes(cell, threads, get_asked_gpus("rescore"), attempt)
+
+
+def get_span():
+    """Return the resources of a step that starts one launcher on each of several nodes."""
+    return (
+        {"nodes": NODES, "tasks": NODES, "mpi": "srun"} if NODES > 1 else {"nodes": 1}
+    )
+
+
+def show_hazards():
+    """Before jobs are submitted, say which settings would make snakemake wait for ever."""
+    for line in hazards(workflow.executor_settings, workflow.resource_settings.cores):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def show_summary():

@@ -3,6 +3,24 @@
 # snakemake does not know and so never deletes.
 
 
+checkpoint fetch:
+    """Fetch a model from the Hub, on the machine where snakemake runs; nothing else needs a network."""
+    output:
+        record=CACHE / "fetched/{model}.json",
+    log:
+        "logs/fetch/{model}.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        source=get_source,
+    shell:
+        "exec python -m trove_steps.fetch"
+        " {params.source:q}"
+        " --record {output.record:q}"
+        " 2> {log:q}"
+
+
 rule encode_corpus:
     """Give every document a vector."""
     input:
@@ -15,18 +33,26 @@ rule encode_corpus:
         "logs/encode_corpus/{encoder}-{texts}.benchmark.tsv"
     conda:
         "../../environment.yml"
-    threads: workflow.cores
+    threads: get_threads
     resources:
-        processes=PROCESSES,
+        **get_span(),
+        processes=get_processes,
         batch_size=PLAN.config["per_device_eval_batch_size"] or 0,
         tokens=PLAN.config["tokens_per_batch"] or 0,
+        gpu=get_gpus,
+        tasks_per_gpu=0,
+        mem_mb=get_encode_memory("corpus"),
+        runtime=get_encode_minutes("corpus"),
     params:
         digests=get_digests("corpus"),
         readers=get_reader_flags("corpus"),
         model=get_model_flags("corpus"),
         cache=CACHE,
+        sharing=get_sharing,
     shell:
         "exec python -m trove_steps.torchrun --nproc-per-node {resources.processes}"
+        " --nodes {resources.nodes}"
+        " --threads {threads}"
         " -m trove_steps.encode_corpus"
         " --corpus-path {input.texts:q}"
         " --sha256 {params.digests}"
@@ -36,8 +62,18 @@ rule encode_corpus:
         " --per-device-eval-batch-size {resources.batch_size}"
         " --tokens-per-batch {resources.tokens}"
         " --encoding-cache-dir {params.cache:q}"
-        " --manifest {output.manifest:q}"
+        " {params.sharing:q}"
         " 2> {log:q}"
+
+
+use rule encode_corpus as encode_help with:
+    """Help encode_corpus: encode portions of a corpus until all of it is in the store."""
+    output:
+        record=CACHE / "embeddings/{encoder}/corpus-{texts}.helped/{number}.json",
+    log:
+        "logs/encode_corpus/{encoder}-{texts}-helper{number}.log",
+    benchmark:
+        "logs/encode_corpus/{encoder}-{texts}-helper{number}.benchmark.tsv"
 
 
 rule encode_queries:
@@ -52,11 +88,15 @@ rule encode_queries:
         "logs/encode_queries/{encoder}-{texts}.benchmark.tsv"
     conda:
         "../../environment.yml"
-    threads: workflow.cores
+    threads: get_threads
     resources:
-        processes=PROCESSES,
+        processes=get_processes,
         batch_size=PLAN.config["per_device_eval_batch_size"] or 0,
         tokens=PLAN.config["tokens_per_batch"] or 0,
+        gpu=get_gpus,
+        tasks_per_gpu=0,
+        mem_mb=get_encode_memory("queries"),
+        runtime=get_encode_minutes("queries"),
     params:
         digests=get_digests("queries"),
         readers=get_reader_flags("queries"),
@@ -64,6 +104,7 @@ rule encode_queries:
         cache=CACHE,
     shell:
         "exec python -m trove_steps.torchrun --nproc-per-node {resources.processes}"
+        " --threads {threads}"
         " -m trove_steps.encode_queries"
         " --query-path {input.texts:q}"
         " --sha256 {params.digests}"

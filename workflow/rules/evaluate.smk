@@ -16,6 +16,9 @@ rule score:
         "logs/score/{dataset}/{model}-{key}.benchmark.tsv"
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=get_rank_memory,
+        runtime=get_rank_minutes,
     params:
         digests=get_qrel_digests,
         options=get_score_flags,

@@ -18,6 +18,9 @@ rule mine_negatives:
         "logs/mine/{dataset}/{model}-{key}.benchmark.tsv"
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=get_rank_memory,
+        runtime=get_rank_minutes,
     params:
         files=get_file_flags,
         options=PLAN.mine_flags(),
@@ -48,15 +51,20 @@ rule rescore:
         "logs/rescore/{encoder}-{key}.benchmark.tsv"
     conda:
         "../../environment.yml"
-    threads: workflow.cores
+    threads: get_threads
     resources:
-        processes=PROCESSES,
+        processes=get_processes,
+        gpu=get_gpus,
+        tasks_per_gpu=0,
+        mem_mb=get_rescore_memory,
+        runtime=get_rescore_minutes,
     params:
         files=get_rescore_file_flags,
         options=PLAN.rescore_flags(),
         cache=CACHE,
     shell:
         "exec python -m trove_steps.torchrun --nproc-per-node {resources.processes}"
+        " --threads {threads}"
         " -m trove_steps.rescore"
         " --search {input.search:q}"
         " {params.files:q}"

@@ -14,14 +14,19 @@ rule search:
         "logs/search/{search}-top{depth}.benchmark.tsv"
     conda:
         "../../environment.yml"
-    threads: workflow.cores
+    threads: get_threads
     resources:
-        processes=PROCESSES,
+        processes=get_processes,
         block=PLAN.config["per_device_matmul_batch_size"],
+        gpu=get_gpus,
+        tasks_per_gpu=0,
+        mem_mb=get_search_memory,
+        runtime=get_search_minutes,
     params:
         rules=get_search_flags,
     shell:
         "exec python -m trove_steps.torchrun --nproc-per-node {resources.processes}"
+        " --threads {threads}"
         " -m trove_steps.search"
         " --query-embeddings {input.queries:q}"
         " --corpus-embeddings {input.corpus:q}"

@@ -1,0 +1,84 @@
+"""Steps over several nodes, and several jobs that share a corpus, on a real cluster."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import ClusterWorkflow, ask
+from tests.integration.conftest import Workflow
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+
+
+def results(workflow: Workflow) -> dict[str, bytes]:
+    """Return name → bytes of everything that people read, and of the rankings."""
+    folder = workflow.folder
+    files = [*(folder / "results").rglob("*"), *(folder / "cache" / "searches").rglob("*.arrow")]
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in files
+        if path.is_file() and ".gz" not in path.suffixes
+    }
+
+
+def alone(workflow: ClusterWorkflow) -> dict[str, bytes]:
+    """Return the results of one process on this machine."""
+    folder = workflow.folder / "alone"
+    folder.mkdir()
+    for name in ("data", "model", "letters.py"):
+        if (workflow.folder / name).exists():
+            (folder / name).symlink_to(workflow.folder / name)
+    config = {**workflow.config, "nproc_per_node": 1, "encode": {}}
+    single = Workflow(folder, config)
+    single.run("--cores", "1")
+    return results(single)
+
+
+def test_two_nodes_with_two_processes_each(cluster, workflow):
+    workflow.config.update(encode={"nodes": 2}, nproc_per_node=2)
+    # One CPU thread for each process, as in the run with one process.
+    output = workflow.run("--set-threads", "encode_corpus=2", "encode_queries=2", "search=2")
+    job = re.search(r"SLURM jobid (\d+).*rule_encode_corpus", output)[1]
+    log = workflow.log("encode_corpus")
+    print(ask("sinfo"), ask("sacct", "-j", job, "-o", "jobid,nnodes,ntasks,nodelist%20,state"), log)
+    if cluster.testbed:
+        steps = ask("sacct", "-nPj", job, "-o", "jobid,nnodes,ntasks,state").split()
+        assert f"{job}.0|2|2|COMPLETED" in steps
+        assert not any(line.startswith(f"{job}.1|") for line in steps)
+    launchers = re.findall(r"node (\d) of 2 \((\S+)\): ranks (\d)–(\d) of 4", log)
+    assert sorted(number for number, *_ in launchers) == ["0", "1"]
+    assert len({host for _, host, *_ in launchers}) == 2
+    (records,) = workflow.folder.glob("cache/embeddings/*/corpus-*.json")
+    written = (records.parent / "records.jsonl").read_text().splitlines()
+    assert {json.loads(line)["world_size"] for line in written if "corpus-" in line} == {4}
+    found = results(workflow)
+    assert found == alone(workflow)
+    assert any(name.endswith("metrics.json") for name in found)
+
+
+def test_jobs_share_a_corpus_and_one_of_them_is_lost(cluster, slow):
+    slow.config["encode"] = {"jobs": 3}
+    process = slow.start("--retries", "0")
+    jobs = cluster.running("encode_help", process, 2)
+    slow.wait_for_shards(3)
+    ask("scancel", jobs[0])
+    (slow.folder / "slow").unlink()
+    output, _ = process.communicate(timeout=500)
+    # Without retries the lost helper is an error at the end, but the corpus and all results are there.
+    assert process.returncode == 1, output
+    assert slow.metrics("tiny", "bert")["num_judged"] == 11
+    log = slow.log("encode_corpus")
+    assert "(helping)" in log
+    assert "7,000 texts" in log
+    assert not list(slow.folder.glob("cache/embeddings/*/*.claims"))
+    encoded = sum(
+        json.loads(line)["encoded"]
+        for path in slow.folder.glob("cache/embeddings/*/records.jsonl")
+        for line in Path(path).read_text().splitlines()
+    )
+    assert encoded >= 0
+    assert slow.planned() == {}
+    found = results(slow)
+    assert found == alone(slow)

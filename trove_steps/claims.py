@@ -1,0 +1,196 @@
+"""Several jobs that encode one corpus together, without talking to each other.
+
+A text belongs to one of a fixed number of blocks by its key, so that all jobs cut the corpus alike,
+whatever each of them found in the store when it began. A block is worked on by the process that holds its
+claim: a file in a folder beside the manifest.
+
+    corpus-{texts}.claims/{blocks}/{block}        held by a process, which touches it again and again
+    corpus-{texts}.claims/{blocks}/{block}.done   its vectors are in the store
+
+Claims are made with link(), which is atomic on NFS too; no file locks are needed, and no clock but the
+file server's. A claim that was not touched for EXPIRY_SECONDS is that of a process that was killed, and is
+taken over. Should two processes work on one block all the same, its vectors are written twice, which
+costs time only.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+BLOCKS_PER_JOB = 32
+EXPIRY_SECONDS = 120.0
+BEAT_SECONDS = 15.0
+POLL_SECONDS = 2.0
+PORTION_SECONDS = 20.0  # of work in a shard: what a kill can lose
+FIRST_CHARACTERS = 100_000
+
+
+class Claims:
+    """The claims of the jobs that share one corpus."""
+
+    def __init__(self, manifest: Path, jobs: int):
+        self.blocks = 1 << (jobs * BLOCKS_PER_JOB - 1).bit_length()
+        self.manifest = Path(manifest)
+        self.directory = _root(self.manifest) / str(self.blocks)
+
+    def block_of(self, keys: np.ndarray) -> np.ndarray:
+        """Return the block int64[n] of text keys uint8[n, 16]."""
+        high = np.ascontiguousarray(keys[:, :4]).view(">u4").reshape(-1).astype(np.int64)
+        return high % self.blocks
+
+    def done(self) -> set[int]:
+        """Return the blocks whose vectors are in the store, by the marks that jobs left."""
+        return {int(path.stem) for path in self.directory.glob("*.done")}
+
+    def reopen(self, blocks) -> None:
+        """Forget that blocks are done: some of their vectors are gone from the store."""
+        for block in blocks:
+            for path in (self._mark(block), self._claim(block)):
+                path.unlink(missing_ok=True)
+
+    def is_done(self, block: int) -> bool:
+        """Tell whether a block's vectors are in the store."""
+        return self._mark(block).exists() or self.manifest.exists()
+
+    def take(self, block: int) -> str | None:
+        """Try to claim a block: "new", "inherited" from a process that was killed, or None."""
+        if self._create(self._claim(block)):
+            return "new"
+        return "inherited" if self._inherit(block) else None
+
+    @contextlib.contextmanager
+    def held(self, block: int) -> Iterator[None]:
+        """Keep a claim fresh; at the end mark the block as done, on an exception give it back."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(BEAT_SECONDS):
+                with contextlib.suppress(OSError):
+                    os.utime(self._claim(block))
+
+        thread = threading.Thread(target=beat, name="claim", daemon=True)
+        thread.start()
+        try:
+            yield
+            self._create(self._mark(block))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._claim(block).unlink()
+            raise
+        finally:
+            stop.set()
+            thread.join()
+
+    def _claim(self, block: int) -> Path:
+        return self.directory / f"{block:06d}"
+
+    def _mark(self, block: int) -> Path:
+        return self.directory / f"{block:06d}.done"
+
+    def _create(self, path: Path) -> bool:
+        """Create a file that says whose it is; False if it exists."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        own = self.directory / f".{uuid.uuid4().hex}"
+        own.write_text(
+            f"{socket.gethostname()} {os.getpid()} {os.environ.get('SLURM_JOB_ID', '')}\n"
+        )
+        try:
+            with contextlib.suppress(OSError):
+                os.link(own, path)
+            # NFS may report a link that it made as failed: the count of links does not lie.
+            return own.stat().st_nlink == 2
+        finally:
+            own.unlink(missing_ok=True)
+
+    def _inherit(self, block: int) -> bool:
+        claim = self._claim(block)
+        try:
+            if self._now() - claim.stat().st_mtime < EXPIRY_SECONDS:
+                return False
+            # One of several heirs can rename it; the others find nothing to rename.
+            aside = self.directory / f".{uuid.uuid4().hex}"
+            claim.rename(aside)
+            aside.unlink()
+        except OSError:
+            return False
+        return self._create(claim)
+
+    def _now(self) -> float:
+        """Return the file server's time."""
+        probe = self.directory / f".{uuid.uuid4().hex}"
+        probe.touch()
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+def remove_claims(manifest: Path) -> None:
+    """Remove all claims on a corpus: its manifest is there, and says the same."""
+    shutil.rmtree(_root(manifest), ignore_errors=True)
+
+
+def _root(manifest: Path) -> Path:
+    return Path(manifest).with_suffix(".claims")
+
+
+def shared_portions(
+    claims: Claims,
+    keys: np.ndarray,
+    sizes: np.ndarray,
+    missing: Callable[[np.ndarray], np.ndarray],
+    poll_seconds: float = POLL_SECONDS,
+) -> Iterator[np.ndarray]:
+    """Yield the rows int64[m] of `keys` uint8[n, 16] that this process is to encode, by portions.
+
+    Ends when every row is in the store, whoever encoded it: what a killed process leaves is taken over.
+    `sizes` int64[n] are the texts' lengths in characters; `missing` returns those of some rows that are
+    not in the store. A portion's vectors must be in the store before the next portion is asked for.
+    """
+    block_of_row = claims.block_of(keys)
+    waiting = [int(block) for block in np.unique(block_of_row)]
+    random.Random().shuffle(waiting)  # so that the jobs rarely ask for the same block
+    pace = _Pace()
+    while waiting:
+        others = []
+        for block in waiting:
+            if claims.is_done(block):
+                continue
+            how = claims.take(block)
+            if how is None:
+                others.append(block)
+                continue
+            rows = np.flatnonzero(block_of_row == block)
+            with claims.held(block):
+                yield from pace.portions(missing(rows) if how == "inherited" else rows, sizes)
+        if others and len(others) == len(waiting):
+            time.sleep(poll_seconds)
+        waiting = others
+
+
+class _Pace:
+    """Cuts rows into portions of about PORTION_SECONDS of work, as fast as they were done so far."""
+
+    def __init__(self):
+        self.characters = FIRST_CHARACTERS
+
+    def portions(self, rows: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
+        while len(rows):
+            ends = np.cumsum(np.maximum(sizes[rows], 1))
+            count = max(1, int(np.searchsorted(ends, self.characters, side="right")))
+            began = time.perf_counter()
+            yield rows[:count]
+            seconds = max(time.perf_counter() - began, 1e-3)
+            if count < len(rows):  # else it was as long as it could be, and says nothing
+                wanted = int(ends[count - 1]) * PORTION_SECONDS / seconds
+                self.characters = min(int(wanted), 4 * self.characters)
+            rows = rows[count:]

@@ -1,0 +1,255 @@
+"""What a job asks a cluster for: memory and time, from the size of its inputs and from earlier jobs.
+
+The figures are upper estimates in MB and minutes. A job that fails is given twice as much each time it
+is tried again, up to the limits of the configuration's `cluster` section. On one machine snakemake
+takes no notice of them.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from trove_steps.store import store_directory
+
+BASE_MB = 1500  # two snakemakes, a launcher, and a margin for what they share with nobody
+PROCESS_MB = 1000  # torch and transformers, one batch's activations
+LEAST_MINUTES = 30
+MARGIN = 3  # a job that is cut off costs more than one that asks for too much
+UNPACKED = {".gz": 4, ".zst": 4, ".bz2": 5, ".xz": 5, ".parquet": 3}
+BYTES_PER_TOKEN = 4
+BYTES_PER_TEXT = 100  # of a short query; documents are longer, so this counts too many
+BYTES_PER_PAIR = 1000  # of a query and a document, as a cross-encoder reads them
+DIMENSIONS = 1024
+CPU_FLOPS = 10e9  # of one thread, in a forward pass
+GPU_FLOPS = 10e12  # of one device; a modern one does many times that
+PAIRS_PER_SECOND = 20e6  # queries × documents that one thread scores, of DIMENSIONS
+AUTO_PROCESSES = 4  # assumed for nproc_per_node: auto on a node that can't be looked at
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that a job may ask for; None is no limit."""
+
+    minutes: int | None = None
+    mem_mb: int | None = None
+
+
+@dataclass(frozen=True)
+class Workforce:
+    """What computes: `workers` GPUs or CPU threads of a kind that does `flops` per second each."""
+
+    workers: int
+    flops: float
+
+
+def workforce(threads: int, gpus: int, nodes: int = 1, jobs: int = 1) -> Workforce:
+    """Return what encodes a corpus: all GPUs, or all CPU threads where there are none."""
+    each = Workforce(gpus, GPU_FLOPS) if gpus else Workforce(threads, CPU_FLOPS)
+    return Workforce(max(1, each.workers * nodes * jobs), each.flops)
+
+
+def asked_gpus(asked: dict) -> int:
+    """Return the GPUs on a node that a profile's set-resources ask for a step: its gres or gpu."""
+    gres = str(asked.get("gres", ""))
+    if gres.startswith("gpu"):
+        count = gres.rpartition(":")[2]
+        return int(count) if count.isdigit() else 1
+    given = str(asked.get("gpu") or asked.get("pod_gpus") or 0)
+    return int(given) if given.isdigit() else 1
+
+
+def text_bytes(paths: Iterable[Path]) -> int:
+    """Return about how many bytes of text some files hold, unpacked; a missing file counts nothing."""
+    return sum(_size(path) * UNPACKED.get(Path(os.path.realpath(path)).suffix, 1) for path in paths)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Return the size of a model's weights in its folder."""
+    sizes = {
+        suffix: sum(_size(path) for path in Path(folder).glob(f"*{suffix}"))
+        for suffix in (".safetensors", ".bin")
+    }
+    return sizes[".safetensors"] or sizes[".bin"]
+
+
+def encode_memory(texts: int, weights: int, processes: int, records: list[dict]) -> int:
+    """Return the MB that an encode job needs on a node; `texts` and `weights` are in bytes."""
+    # Rank 0 holds ids, keys and the texts that are to be encoded; all map the file of those.
+    estimate = BASE_MB + processes * (PROCESS_MB + 2.5 * _mb(weights)) + 6 * _mb(texts)
+    seen = [
+        record["peak_memory_mb"] * max(1.0, texts / max(1, record["input_bytes"]))
+        for record in records
+        if record.get("peak_memory_mb") and record.get("input_bytes")
+    ]
+    # A text that is longer than any before needs more: an earlier figure can only raise the estimate.
+    return math.ceil(max([estimate, *(BASE_MB + 1.3 * processes * peak for peak in seen)]))
+
+
+def encode_minutes(texts: int, weights: int, force: Workforce, records: list[dict]) -> int:
+    """Return the minutes that an encode job may take, from earlier jobs of the same encoder if any."""
+    rates = [
+        _encoded_bytes(record) / record["seconds"]["total"] / record.get("world_size", 1)
+        for record in records
+        if _encoded_bytes(record) > 0 and record.get("seconds", {}).get("total", 0) > 1
+    ]
+    if rates:
+        # Processes, not threads, are what the records count.
+        seconds = texts / min(rates)
+    else:
+        operations = 2 * (weights / 4) * (texts / BYTES_PER_TOKEN)
+        seconds = operations / (force.workers * force.flops)
+    return _minutes(seconds)
+
+
+def search_memory(queries: int, documents: int, depth: int, processes: int) -> int:
+    """Return the MB that a search needs; `queries` and `documents` are bytes of text."""
+    rows = queries / BYTES_PER_TEXT
+    found = rows * depth * 20 * 3
+    vectors = (rows + documents / BYTES_PER_TEXT / 4) * DIMENSIONS * 4
+    return math.ceil(BASE_MB + processes * PROCESS_MB + _mb(found) + _mb(vectors))
+
+
+def search_minutes(queries: int, documents: int, force: Workforce) -> int:
+    """Return the minutes that a search may take; `queries` and `documents` are bytes of text."""
+    pairs = queries / BYTES_PER_TEXT * documents / BYTES_PER_TEXT / 4
+    rate = PAIRS_PER_SECOND * (force.flops / CPU_FLOPS) * force.workers
+    return _minutes(pairs / rate)
+
+
+def rank_memory(queries: int, documents: int, depth: int) -> int:
+    """Return the MB that scoring or mining one ranking needs."""
+    found = queries / BYTES_PER_TEXT * depth * 20 * 6
+    ids = documents / BYTES_PER_TEXT / 4 * 100
+    return math.ceil(BASE_MB + PROCESS_MB + _mb(found) + _mb(ids))
+
+
+def again(amount: int, attempt: int, limit: int | None) -> int:
+    """Return what to ask for at an attempt (1, 2, …): twice as much each time, within the limit."""
+    wanted = amount * 2 ** (attempt - 1)
+    return wanted if limit is None else min(wanted, limit)
+
+
+def cpu_threads(cores: int | None, processes: int, gpus: int) -> int:
+    """Return the CPU threads of a step on this machine.
+
+    Without GPUs a step takes all cores, so that no two run at once; with them, its GPUs' share.
+    """
+    if cores is None:
+        return 1
+    return cores if not gpus else max(1, cores * min(processes, gpus) // gpus)
+
+
+def read_records(directory: Path) -> list[dict]:
+    """Return what earlier encode jobs of one encoder did; lines that can't be read are left out."""
+    records = []
+    try:
+        lines = (Path(directory) / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the line of a job that was killed
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def _encoded_bytes(record: dict) -> float:
+    return record.get("input_bytes", 0) * record.get("encoded", 0) / max(1, record.get("rows", 0))
+
+
+def _minutes(seconds: float) -> int:
+    return max(LEAST_MINUTES, math.ceil(round(MARGIN * seconds / 60, 6)))
+
+
+def _mb(size: float) -> float:
+    return size / 1e6
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+class Requests:
+    """What the jobs of a plan ask for. `attempt` counts from 1."""
+
+    def __init__(self, plan):
+        self.plan = plan
+        config = plan.config
+        self.limits = Limits(config["cluster"]["max_minutes"], config["cluster"]["max_mem_mb"])
+        self.nodes, self.jobs = config["encode"]["nodes"], config["encode"]["jobs"]
+        nproc = config["nproc_per_node"]
+        self.processes = AUTO_PROCESSES if nproc == "auto" else nproc
+        self._records = cache(lambda encoder: read_records(store_directory(plan.cache, encoder)))
+
+    def encode_memory(self, encoding, attempt: int) -> int:
+        """Return the MB of an encode job on each of its nodes."""
+        return self._memory(
+            encode_memory(
+                text_bytes(encoding.links),
+                weight_bytes(encoding.model.folder),
+                self.processes,
+                self._records(encoding.encoder),
+            ),
+            attempt,
+        )
+
+    def encode_minutes(self, encoding, threads: int, gpus: int, attempt: int) -> int:
+        """Return the minutes of an encode job with so many CPU threads and GPUs on each node."""
+        shared = encoding.role == "corpus"
+        minutes = encode_minutes(
+            text_bytes(encoding.links),
+            weight_bytes(encoding.model.folder),
+            # Jobs that share a corpus may run one after the other: each may have to do all of it.
+            workforce(threads, gpus, self.nodes if shared else 1),
+            self._records(encoding.encoder),
+        )
+        return again(minutes, attempt, self.limits.minutes)
+
+    def search_memory(self, cell, depth: int, attempt: int) -> int:
+        """Return the MB of a search."""
+        return self._memory(search_memory(*_sizes(cell), depth, self.processes), attempt)
+
+    def search_minutes(self, cell, threads: int, gpus: int, attempt: int) -> int:
+        """Return the minutes of a search with so many CPU threads and GPUs."""
+        minutes = search_minutes(*_sizes(cell), workforce(threads, gpus))
+        return again(minutes, attempt, self.limits.minutes)
+
+    def rank_memory(self, cell, attempt: int) -> int:
+        """Return the MB that scoring or mining needs."""
+        depth = self.plan.depths[cell.search]
+        return self._memory(rank_memory(*_sizes(cell), depth), attempt)
+
+    def rank_minutes(self, attempt: int) -> int:
+        """Return the minutes that scoring or mining may take."""
+        return again(LEAST_MINUTES, attempt, self.limits.minutes)
+
+    def rescore_memory(self, cell, attempt: int) -> int:
+        """Return the MB of a job in which a cross-encoder scores candidates."""
+        weights = weight_bytes(self.plan.cross_encoder.folder)
+        texts = text_bytes(cell.data.queries.links + cell.data.corpus.links)
+        return self._memory(encode_memory(texts, weights, self.processes, []), attempt)
+
+    def rescore_minutes(self, cell, threads: int, gpus: int, attempt: int) -> int:
+        """Return the minutes in which so many CPU threads or GPUs score the candidates of all queries."""
+        pairs = text_bytes(cell.data.queries.links) / BYTES_PER_TEXT * cell.needs["mining"]
+        weights = weight_bytes(self.plan.cross_encoder.folder)
+        force = workforce(threads, gpus)
+        minutes = encode_minutes(int(pairs * BYTES_PER_PAIR), weights, force, [])
+        return again(minutes, attempt, self.limits.minutes)
+
+    def _memory(self, amount: int, attempt: int) -> int:
+        return again(amount, attempt, self.limits.mem_mb)
+
+
+def _sizes(cell) -> tuple[int, int]:
+    return text_bytes(cell.queries.links), text_bytes(cell.corpus.links)
