@@ -4,7 +4,6 @@ Rows are counted exactly, from the keys of the texts. Tokens are estimated from 
 have no vector yet. Seconds come from the tokens per second of earlier jobs with the same weights.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +18,8 @@ from trove_steps.formats import formatter
 from trove_steps.keys import TEXT_KEY_BYTES, text_key
 from trove_steps.model_settings import read_modules, transformer_folder
 from trove_steps.plan import Encoding, Imported, Model, Plan
-from trove_steps.stages import cell_stages
 from trove_steps.resources import read_records as read_records_of_jobs
+from trove_steps.stages import cell_stages
 from trove_steps.store import Shard, Store, dropped_mark
 
 SAMPLE = 256  # texts whose tokens are counted
