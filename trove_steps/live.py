@@ -40,8 +40,7 @@ class View:
         self.jobs: dict[int, Job] = {}
         self.done = self.total = 0
         self.began = time.monotonic()
-        self.folder = Path(os.path.abspath(".snakemake")) / f"progress-{os.getpid()}"
-        os.environ[FOLDER] = str(self.folder)
+        self.folder: Path | None = None
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -53,6 +52,9 @@ class View:
         """A job begins; `outputs` are its files, by which the step that runs in it is known."""
         with self._lock:
             self.jobs[number] = Job(name, set(outputs))
+        if self.folder is None:  # not before: --directory may move the run elsewhere
+            self.folder = Path(os.path.abspath(".snakemake")) / f"progress-{os.getpid()}"
+            os.environ[FOLDER] = str(self.folder)
         if self._thread is None:
             self._start()
 
@@ -86,7 +88,8 @@ class View:
             self._live.stop()
             self._live = self._console = None
         os.environ.pop(FOLDER, None)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     # --- how it is shown ------------------------------------------------------------------------
 
@@ -113,7 +116,7 @@ class View:
 
     def _look(self) -> None:
         """Read what the steps told, and show the lines of those that are done."""
-        for path in sorted(self.folder.glob("*.json")):
+        for path in sorted(self.folder.glob("*.json")) if self.folder else ():
             with contextlib.suppress(OSError, ValueError):
                 told = json.loads(path.read_text(encoding="utf-8"))
                 if "line" in told:

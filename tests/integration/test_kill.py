@@ -20,7 +20,7 @@ import pytest
 from tests.conftest import PROJECT, WORDS, make_dataset, make_model, write_jsonl
 from tests.integration.conftest import Workflow, make_config
 from trove_steps.compaction import compact, verify
-from trove_steps.store import Vectors, encoders
+from trove_steps.store import Shard, Vectors, encoders
 from trove_steps.work import CHARACTERS_PER_TOKEN, UNIT_CHARACTERS
 
 pytestmark = pytest.mark.xdist_group("kill")
@@ -444,7 +444,9 @@ def test_a_vector_that_is_no_number_names_the_document(tmp_path, tiny_model):
     workflow.config["models"]["bert"]["encoder_class"] = "overflows:Overflows"
     output = workflow.run("--", "encode", expect=1)
     assert_clear(output, "the vector of 'short-one'", "holds NaN or infinity, as do 0 more here")
-    assert not list(tmp_path.glob("cache/embeddings/*/shards/*.arrow"))
+    assert not list(tmp_path.glob("cache/embeddings/*/corpus-*.json"))
+    for shard in tmp_path.glob("cache/embeddings/*/shards/*.arrow"):  # of the queries
+        assert np.isfinite(Shard(shard).vectors).all()
 
 
 @pytest.mark.slow

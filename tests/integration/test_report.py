@@ -65,7 +65,7 @@ def test_the_page_holds_the_results(finished):
             assert all(text and texts[one].startswith(text.rstrip("…")) for one, text in shown)
         counts = json.loads(
             next(
-                (finished.folder / "results/tiny" / model / "mined").glob("counts.json")
+                (finished.folder / "results/tiny" / model / "mined").glob("funnel.json")
             ).read_text()
         )
         assert cell["mining"]["funnel"]["kept"] == counts["num_kept"]
