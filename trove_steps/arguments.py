@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trove_steps.config import VARIANTS, load_schema
 from trove_steps.errors import TroveStepsError
+from trove_steps.files import repairing
 from trove_steps.torchrun import end_with_launcher
 
 OTHER_ROLE = {"corpus": "query_", "queries": "passage_"}
@@ -92,7 +93,8 @@ def run_step(main: Callable[[], None]) -> None:
     """Run a step's main function: end with the launcher, and end on a mistake with one message."""
     end_with_launcher()
     try:
-        main()
+        with repairing():
+            main()
     except TroveStepsError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         # The other ranks may wait for this one: leave without a farewell, torchrun ends them.

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import read_json
-from trove_steps.search import open_search
+from trove_steps.files import read_manifest
+from trove_steps.fingerprint import hash_file
+from trove_steps.search import MANIFEST, open_search
+from trove_steps.store import Vectors, manifest_path
 
 BLOCK_DOCUMENTS = 8192
 
@@ -23,7 +25,7 @@ class Certificate:
 
     largest_difference: between a stored score and brute force, in units of the score.
     smallest_gap: between the scores of neighbours in a ranking that are not equal.
-    failures: one line for each query that is not certified.
+    failures: one line for each query that is not certified, and for each damaged file of vectors.
     """
 
     queries: int
@@ -35,7 +37,7 @@ class Certificate:
 def certify(manifest: Path, cache_dir: Path, queries: int, seed: int = 0) -> Certificate:
     """Check `queries` randomly chosen queries of a search (all if there are fewer)."""
     ranking, query_vectors, doc_vectors = open_search(manifest, cache_dir)
-    described = read_json(manifest)
+    described = read_manifest(manifest, "a search (top….json)", MANIFEST)
     if not len(query_vectors) or not len(doc_vectors):
         raise TroveStepsError(f"{manifest}: there is nothing to certify in an empty search")
     chance = np.random.default_rng(seed)
@@ -61,8 +63,25 @@ def certify(manifest: Path, cache_dir: Path, queries: int, seed: int = 0) -> Cer
         queries=count,
         largest_difference=max(differences),
         smallest_gap=min(gaps),
-        failures=[failure for failure in failures if failure],
+        failures=[
+            *(failure for failure in failures if failure),
+            *_damaged_shards(described["recipe"], cache_dir),
+        ],
     )
+
+
+def _damaged_shards(recipe: dict, cache_dir: Path) -> list[str]:
+    """Return a line for each shard with searched vectors whose bytes are not those that were written."""
+    names = {}
+    for side in ("queries", "corpus"):
+        of = recipe[side]
+        vectors = Vectors(manifest_path(cache_dir, of["encoder"], side, of["texts"]))
+        names |= dict.fromkeys(vectors.shard_paths())
+    return [
+        f"{path} is damaged: `trove-steps cache verify` sets it aside, so that its texts are encoded again"
+        for path in names
+        if path.exists() and hash_file(path) != path.stem
+    ]
 
 
 def _exclude(scores: np.ndarray, chosen: np.ndarray, query_vectors, doc_vectors) -> None:

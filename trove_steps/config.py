@@ -4,6 +4,7 @@ import copy
 import datetime
 import difflib
 import os
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def load_config(raw: dict) -> dict:
     _check_templates(config)
     _normalise(config)
     _check_pairs(config)
+    _check_folders(config)
     _check_encode(config["encode"])
     return config
 
@@ -390,6 +392,65 @@ def _check_encode(encode: dict) -> None:
             "encode: jobs are on one node each, so nodes and jobs can't both be more than 1; jobs need "
             "not start together and so wait less"
         )
+
+
+# Names of what lies beside the folders of data sets and models in the results.
+_TAKEN = {
+    "datasets": ("summary.tsv", "comparison.tsv", "report.html", "wandb", "tensorboard"),
+    "models": ("data.json",),
+}
+
+
+def _check_folders(config: dict) -> None:
+    """Refuse names and folders by which results would overwrite each other."""
+    for section, taken in _TAKEN.items():
+        for name in config[section]:
+            if name in taken:
+                raise TroveStepsError(
+                    f"{section}.{name}: the results folder has a file of that name: choose another name"
+                )
+    cache, results = (
+        os.path.realpath(config[option]) for option in ("encoding_cache_dir", "output_dir")
+    )
+    if cache == results:
+        raise TroveStepsError(
+            f"output_dir: '{config['output_dir']}' is encoding_cache_dir too: results, which are for people, "
+            "and the cache, which may be deleted, need a folder each"
+        )
+
+
+def check_unique_keys(paths: Iterable[Path]) -> None:
+    """Raise TroveStepsError for a name that stands twice in a section of a YAML file.
+
+    YAML's readers take the last one and say nothing. What can't be read is left to them.
+    """
+    for path in paths:
+        try:
+            with open(path, encoding="utf-8") as file:
+                root = yaml.compose(file, yaml.SafeLoader)
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        _check_unique(root, path, [])
+
+
+def _check_unique(node, path: Path, place: list[str]) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            _check_unique(item, path, [*place, number])
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+            continue
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            raise TroveStepsError(
+                f"{_dotted([*place, key.value])}: stands twice in {path}, in lines {lines[key.value]} "
+                f"and {line}: the first one would be ignored"
+            )
+        lines[key.value] = line
+        _check_unique(value, path, [*place, key.value])
 
 
 def _check_pairs(config: dict) -> None:

@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from trove_steps.errors import TroveStepsError
@@ -72,11 +72,51 @@ def read_json(path: Path):
         ) from None
 
 
+_repairs = False
+
+
+@contextlib.contextmanager
+def repairing() -> Iterator[None]:
+    """Let manifests whose promise is broken be removed: in the steps, not in tools that only look."""
+    global _repairs
+    before, _repairs = _repairs, True
+    try:
+        yield
+    finally:
+        _repairs = before
+
+
+def read_manifest(path: Path, what: str, fields: Mapping[str, type]) -> dict:
+    """Read the manifest of a collection, a search or scores, which has these fields.
+
+    Raises TroveStepsError if it is missing, the manifest of something else, or damaged; a damaged one is
+    withdrawn.
+    """
+    if Path(path).suffix != ".json" or Path(path).is_dir():
+        raise TroveStepsError(f"{path} is not the manifest of {what}: name its .json file")
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TroveStepsError(f"{path} is missing: run the step that makes it first") from None
+    except OSError as error:
+        raise TroveStepsError(f"{path} can't be read ({error}): check its permissions") from None
+    except ValueError as error:
+        raise TroveStepsError(f"{path} is damaged ({error}): {withdraw(path, error)}") from None
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(name), kind) for name, kind in fields.items()
+    ):
+        raise TroveStepsError(f"{path} is not the manifest of {what}: it lacks {', '.join(fields)}")
+    return content
+
+
 def withdraw(manifest: Path, problem: Exception) -> str:
     """Remove a manifest whose promise is broken, so that the next run keeps it; return what to do.
 
-    Nothing is removed where the system only refused to read (no permission, too many open files).
+    Nothing is removed where the system only refused to read (no permission, too many open files), nor
+    outside of `repairing()`.
     """
+    if not _repairs:
+        return "`trove-steps cache verify` lets the next run make it anew"
     if getattr(problem, "errno", None) in (None, errno.ENOENT):
         with contextlib.suppress(OSError):
             Path(manifest).unlink(missing_ok=True)

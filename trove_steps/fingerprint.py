@@ -67,11 +67,12 @@ class Fingerprints:
     def intern(self, path: Path, digest: str) -> Path:
         """Return the link `in/{digest}` in the cache, made to point at `path`, whose digest that is.
 
-        A link that leads there already is left alone, so a finished cache may be read-only.
+        A link that leads there already is left alone, so a finished cache may be read-only; and so is one
+        to another file with the same content, which another run may be about to read.
         """
         link = self.cache_dir / "in" / digest
         target = os.path.realpath(path)
-        if os.path.islink(link) and os.path.realpath(link) == target:
+        if os.path.islink(link) and (os.path.realpath(link) == target or self._leads_to(link)):
             return link
         temporary = link.with_name(f".{digest}.{uuid.uuid4().hex[:12]}")
         try:
@@ -84,6 +85,13 @@ class Fingerprints:
                 "another folder as encoding_cache_dir"
             ) from None
         return link
+
+    def _leads_to(self, link: Path) -> bool:
+        """Tell whether a link leads to a file that has the SHA-256 for which the link is named."""
+        try:
+            return link.is_file() and self.file(link) == link.name
+        except TroveStepsError:
+            return False
 
 
 def check_unchanged(path: Path, expected: str, shown_as: str | None = None) -> None:

@@ -119,7 +119,7 @@ class Inputs:
                 lines.append(str(error))
         if lines:
             raise TroveStepsError("\n".join(lines))
-        sides = {side: self._texts(side, collections) for side in SIDES}
+        sides = {side: self._texts(side, collections, where) for side in SIDES}
         if options["exclude_identical_ids"] and any(
             "collections" in reader for files in sides.values() for reader in files.readers
         ):
@@ -204,11 +204,12 @@ class Inputs:
 
     # --- sides -----------------------------------------------------------------------------------
 
-    def _texts(self, side: str, collections: list[dict]) -> TextFiles:
+    def _texts(self, side: str, collections: list[dict], where: str) -> TextFiles:
         """Return the files of one side of all collections, each file once."""
         entries: list[dict] = []
         for number, collection in enumerate(collections):
             paths = collection.get(SIDES[side], [])
+            _check_different(paths, self.intern(paths)[0], f"{where}.{SIDES[side]}")
             reader = _reader(side, collection)
             for path, digest, link in zip(paths, *self.intern(paths), strict=True):
                 same = [
@@ -253,6 +254,18 @@ class Inputs:
         return QrelFiles(
             tuple(paths), *self.intern(paths), None if plain or not paths else described
         )
+
+
+def _check_different(paths: list[str], digests: tuple[str, ...], where: str) -> None:
+    """Refuse files with the same content: all their ids would be there twice."""
+    seen: dict[str, str] = {}
+    for path, digest in zip(paths, digests, strict=True):
+        if digest in seen:
+            raise TroveStepsError(
+                f"{where}: '{seen[digest]}' and '{path}' hold the same, so that every id would be there "
+                "twice: leave one of them out"
+            )
+        seen[digest] = path
 
 
 def _beir_paths(collection: dict, where: str) -> dict:

@@ -16,7 +16,7 @@ from trove_steps.config import check_file, load_config, section_defaults
 from trove_steps.data import most_annotated, read_qrels
 from trove_steps.data.collections import Files, merge_collections
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import read_json, write_json
+from trove_steps.files import read_json, read_manifest, write_json
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.formats import OPTIONS, choose_format, format_recipe, takes_dataset
 from trove_steps.inputs import Dataset, Inputs, QrelFiles, check_record, configured_paths
@@ -181,6 +181,7 @@ class Plan:
         self.inputs = Inputs(self.fingerprints)
         if not (self.missing or self.unfetched):
             _ = self.cells
+            self._withdraw_broken()
 
     # --- what is asked for -------------------------------------------------------------------
 
@@ -888,9 +889,18 @@ class Plan:
                 write_json(memo, {"most_annotated": found})
             return found
 
+    def _withdraw_broken(self) -> None:
+        """Remove manifests that a full disk or a lost power supply has cut off, within `repairing()`."""
+        collections = map(self.encoding_manifest, self.encodings.values())
+        folders = (self.cache / "searches" / search for search in self.searches)
+        searches = (path for folder in folders for path in folder.glob("top*.json"))
+        for path in (*collections, *searches):
+            with contextlib.suppress(TroveStepsError):
+                read_manifest(path, "what it is named for", {})
+
     def _valid(self, record: Path) -> Path:
         """Drop a record whose files are gone or were changed, so that they are made again."""
-        if record.exists() and not is_complete(record):
+        if record.exists() and not is_complete(record, self.fingerprints.file):
             try:
                 record.unlink(missing_ok=True)
             except OSError as error:

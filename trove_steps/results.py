@@ -6,6 +6,7 @@ and a step removes the records of its predecessors before it replaces their file
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from trove_steps.errors import TroveStepsError
@@ -30,13 +31,17 @@ def write_record(record: Path, files: list[Path], **content) -> None:
     write_json(record, {**content, "files": listed})
 
 
-def is_complete(record: Path) -> bool:
-    """Tell whether a record is final and its files still exist with the sizes that it names."""
+def is_complete(record: Path, digest_of: Callable[[Path], str] = hash_file) -> bool:
+    """Tell whether a record is final and its files still are what it names.
+
+    `digest_of` gives a file's SHA-256; one that remembers them makes this cheap.
+    """
     try:
         content = read_json(record)
         base = record.parent.parent
         return content.get("final", True) and all(
             (base / name).stat().st_size == entry["size"]
+            and digest_of(base / name) == entry["sha256"]
             for name, entry in content["files"].items()
         )
     except (TroveStepsError, OSError, KeyError, TypeError, AttributeError):

@@ -17,7 +17,7 @@ from trove_steps.arguments import run_step, step_parser
 from trove_steps.derived import Derived, Scaled
 from trove_steps.distributed import Comm, communicator, pick_device, share_cpu_threads
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import read_json, withdraw, write_json, written_atomically
+from trove_steps.files import read_manifest, withdraw, write_json, written_atomically
 from trove_steps.fingerprint import hash_file
 from trove_steps.keys import derived_recipe, recipe_key, search_recipe
 from trove_steps.progress import progress_bar, report
@@ -27,6 +27,7 @@ from trove_steps.topk import search
 from trove_steps.topk_candidates import PASSES
 
 QUERIES_PER_BATCH = 1000  # of the file; fixed, so that its bytes don't depend on tile sizes
+MANIFEST = {"recipe": dict, "arrow_sha256": str}
 SCHEMA = pa.schema([("query", pa.int32()), ("document", pa.int64()), ("score", pa.float64())])
 
 
@@ -68,10 +69,15 @@ def read_ranking(manifest: Path, cache_dir: Path) -> Ranking:
 
 
 def open_search(manifest: Path, cache_dir: Path) -> tuple:
-    """Load a ranking and the vectors that were searched: (Ranking, queries, documents)."""
-    described = read_json(manifest)
+    """Load a ranking and the vectors that were searched: (Ranking, queries, documents).
+
+    Raises TroveStepsError, and in a step withdraws the manifest, if a file is missing or was changed.
+    """
+    described = read_manifest(manifest, "a search (top….json)", MANIFEST)
     path = Path(manifest).with_suffix(".arrow")
     try:
+        if path.exists() and hash_file(path) != described["arrow_sha256"]:
+            raise pa.ArrowInvalid("its bytes are not those that were written")
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except (OSError, pa.ArrowException) as error:
         raise TroveStepsError(

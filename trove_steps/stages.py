@@ -42,7 +42,10 @@ def cell_stages(plan: Plan, cell: Cell) -> list[Stage]:
         last.append(("score", plan.score_record(cell), "evaluation"))
     if cell.mine and "mining" in plan.tasks:
         last.append(("mine", plan.mine_record(cell), "mining"))
-    ends = [Stage(step, path, "there" if is_complete(path) else "needed") for step, path, _ in last]
+    ends = [
+        Stage(step, path, "there" if is_complete(path, plan.fingerprints.file) else "needed")
+        for step, path, _ in last
+    ]
     searches: dict[Path, str] = {}
     for (_, _, task), end in zip(last, ends, strict=True):
         manifest = plan.search_manifest(cell, task)

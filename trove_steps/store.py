@@ -20,7 +20,7 @@ import io
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,24 @@ import numpy as np
 import pyarrow as pa
 
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import read_json, withdraw, write_json, written_atomically
+from trove_steps.files import (
+    read_json,
+    read_manifest,
+    withdraw,
+    write_json,
+    written_atomically,
+)
 from trove_steps.keys import TEXT_KEY_BYTES
 
+MANIFEST = {"encoder": str, "recipe": dict, "rows": int, "dim": int, "keys_sha256": str}
+ROWS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("key", pa.binary(TEXT_KEY_BYTES)),
+        ("shard", pa.int32()),
+        ("row", pa.int32()),
+    ]
+)
 OPEN_SHARDS = 128  # memory maps held at once by a reader; each costs a file descriptor
 KEYS_AT_ONCE = 1 << 19  # keys of shards that a look-up reads in one go
 COMPARED_AT_ONCE = 1 << 17  # and compares in one go
@@ -443,12 +458,32 @@ def _write_rows(manifest: Path, ids: pa.ChunkedArray, keys: np.ndarray, places: 
             "shard": shards.astype(np.int32),
             "row": places.rows,
         }
-    ).replace_schema_metadata({"shards": "\n".join(places.names[number] for number in used)})
+    )
+    batches = table.to_batches(max_chunksize=1 << 20)
+    names = "\n".join(places.names[number] for number in used)
+    schema = table.schema.with_metadata({"shards": names, "sha256": _rows_digest(batches, names)})
     with (
         written_atomically(_rows_path(manifest)) as temporary,
-        pa.ipc.new_file(str(temporary), table.schema) as writer,
+        pa.ipc.new_file(str(temporary), schema) as writer,
     ):
-        writer.write_table(table, max_chunksize=1 << 20)
+        for batch in batches:
+            writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+
+
+def _rows_digest(batches: Iterable[pa.RecordBatch], names: str) -> str:
+    """Return the SHA-256 of what a rows table says: ids with their lengths, keys, shards and rows."""
+    digest = hashlib.sha256(names.encode())
+    for batch in batches:
+        ids = batch.column("id")
+        if len(ids):
+            offsets = np.frombuffer(ids.buffers()[1], np.int32)[ids.offset :][: len(ids) + 1]
+            digest.update(np.diff(offsets))
+            if ids.buffers()[2] is not None:
+                digest.update(memoryview(ids.buffers()[2])[offsets[0] : offsets[-1]])
+        digest.update(_fixed_width(batch.column("key"), np.uint8, TEXT_KEY_BYTES))
+        for name in ("shard", "row"):
+            digest.update(_fixed_width(batch.column(name), np.int32, 1))
+    return digest.hexdigest()
 
 
 def _rows_path(manifest: Path) -> Path:
@@ -460,19 +495,26 @@ def _read_rows(manifest: Path) -> tuple[dict, pa.Table, list[str]]:
 
     Raises TroveStepsError and withdraws the manifest if the table is missing or damaged.
     """
-    described = read_json(manifest)
+    described = read_manifest(manifest, "a collection", MANIFEST)
     path = _rows_path(manifest)
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         if len(table) != described["rows"]:
             raise pa.ArrowInvalid(f"{len(table)} rows instead of {described['rows']}")
-    except (OSError, pa.ArrowException) as error:
+        if table.schema != ROWS or any(column.null_count for column in table.columns):
+            raise pa.ArrowInvalid("other columns than those that were written")
+        names = table.schema.metadata[b"shards"].decode()
+        if table.schema.metadata[b"sha256"].decode() != _rows_digest(table.to_batches(), names):
+            raise pa.ArrowInvalid("its content is not what was written")
+    # Arrow raises nearly anything for a flipped bit in a file's metadata.
+    except Exception as error:
+        if isinstance(error, MemoryError):
+            raise
         raise TroveStepsError(
             f"{path} can't be read ({error}): {withdraw(manifest, error)}; "
             "no vector is computed anew for that"
         ) from None
-    names = table.schema.metadata[b"shards"].decode().split("\n") if len(table) else []
-    return described, table, names
+    return described, table, names.split("\n") if len(table) else []
 
 
 def _keys_of(table: pa.Table) -> np.ndarray:
@@ -550,6 +592,10 @@ class Vectors:
                 shard = self._shard(names[shards[places[0]]])
                 vectors[places] = shard.vectors[rows[places]]
         return vectors
+
+    def shard_paths(self) -> list[Path]:
+        """Return the files that hold the vectors."""
+        return [self._store.shard_path(name) for name in self._places[0]]
 
     def blocks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (text numbers int64[m], vectors float32[m, dim]) over all texts in storage order."""

@@ -71,17 +71,29 @@ def closing_words(plan) -> str:
     """Return what the end of a run shows: the table of results and where to look."""
     lines = []
     table = plan.results / TABLE
-    if "evaluation" in plan.tasks and table.exists():
+    if plan.missing:
+        return ""
+    if "evaluation" in plan.tasks and table.exists() and plan.summary_record.exists():
         lines += ["", format_table(read_summary(table)), *_comparisons(plan)]
         lines += ["", f"all metrics: {table}"]
+        scored = [cell for cell in plan.cells.values() if cell.score]
         lines += [
-            f"per data set and model: {plan.results}/DATASET/MODEL/ (metrics.json, run.trec.gz, …)"
+            f"per data set and model: {_example(plan, scored[0])}/ (metrics.json, run.trec.gz, …)"
+            f"{_of(len(scored))}"
         ]
-    if not plan.missing:
-        lines += cut_warnings(plan)
-    if "mining" in plan.tasks and any(plan.results.glob("*/*/mined")):
-        lines += [f"hard negatives: {plan.results}/DATASET/MODEL/mined/"]
+    lines += cut_warnings(plan)
+    mined = [cell for cell in plan.cells.values() if plan.mine_record(cell).exists()]
+    if "mining" in plan.tasks and mined:
+        lines += [f"hard negatives: {_example(plan, mined[0])}/mined/{_of(len(mined))}"]
     return "\n".join(lines)
+
+
+def _example(plan, cell) -> str:
+    return str(plan.cell_directory(cell))
+
+
+def _of(count: int) -> str:
+    return f" and {count - 1:,} more like it" if count > 1 else ""
 
 
 def _comparisons(plan) -> list[str]:

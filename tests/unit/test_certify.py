@@ -7,7 +7,9 @@ import pytest
 from trove_steps import certify as module
 from trove_steps.certify import certify
 from trove_steps.cli import main
+from trove_steps.keys import text_key
 from trove_steps.ranking import Ranking
+from trove_steps.store import Store, write_collection
 from trove_steps.topk import rescore
 
 
@@ -27,6 +29,24 @@ class Memory:
 
 
 DEPTH = 10
+
+
+def test_damaged_vectors_are_named(tmp_path):
+    sides = {}
+    for side in ("queries", "corpus"):
+        store = Store(tmp_path, "e" * 32)
+        keys = np.frombuffer(text_key(side), np.uint8).reshape(1, -1)
+        store.write(keys, np.ones((1, 4), np.float32))
+        ids = pa.chunked_array([["x"]])
+        write_collection(store, side, "7" * 32, ids, keys, store.find(keys), {})
+        sides[side] = {"encoder": "e" * 32, "texts": "7" * 32}
+    assert module._damaged_shards(sides, tmp_path) == []
+    damaged = store.shard_path(store.shard_names()[0])
+    content = bytearray(damaged.read_bytes())
+    content[content.index(np.float32(1).tobytes() * 4) + 2] ^= 1  # a bit of a number
+    damaged.write_bytes(content)
+    (line,) = module._damaged_shards(sides, tmp_path)
+    assert line.startswith(f"{damaged} is damaged")
 
 
 @pytest.fixture
@@ -60,7 +80,8 @@ def searched(monkeypatch):
         )
         monkeypatch.setattr(module, "open_search", lambda *_: (ranking, queries, documents))
         recipe = {"recipe": {"exclude_identical_ids": False}}
-        monkeypatch.setattr(module, "read_json", lambda _: recipe)
+        monkeypatch.setattr(module, "read_manifest", lambda *_: recipe)
+        monkeypatch.setattr(module, "_damaged_shards", lambda *_: [])
         return certify("search.json", "cache", queries=100)
 
     return spoiled
@@ -106,6 +127,24 @@ def test_a_better_document_outside_is_found(searched):
 
     (failure,) = searched(left_out).failures
     assert failure.startswith("q003: ")
+
+
+@pytest.mark.parametrize("count", ["0", "-3", "x"])
+def test_a_number_of_queries_is_checked(capsys, count):
+    with pytest.raises(SystemExit):
+        main(["certify", "search.json", "--queries", count])
+    assert "is not a number of queries, 1 or more" in capsys.readouterr().err
+
+
+def test_a_healthy_file_of_another_kind_stays(tmp_path, capsys):
+    manifest = tmp_path / "corpus-x.json"
+    manifest.write_text('{"recipe": {}, "rows": 1}')
+    ranking = tmp_path / "top10.arrow"
+    ranking.write_bytes(b"ARROW1\xff\x80")
+    for path in (manifest, ranking, tmp_path):
+        assert main(["certify", str(path)]) == 1
+        assert "is not the manifest of a search" in capsys.readouterr().err
+        assert path.exists()
 
 
 def test_a_missing_search_is_one_line(tmp_path, capsys):

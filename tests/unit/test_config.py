@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trove_steps.config import check_file, load_config, section_defaults
+from trove_steps.config import check_file, check_unique_keys, load_config, section_defaults
 from trove_steps.errors import TroveStepsError
 
 BASE = """
@@ -465,3 +465,47 @@ def test_a_file_that_cannot_be_read(data):
         assert "does not exist" in file_message("data/corpus.jsonl")
     finally:
         os.chmod("data", 0o755)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "models: {m: {a: 1}}\ndatasets: {}\nmodels: {}\n",
+            "models: stands twice in .*lines 1 and 3",
+        ),
+        ("models:\n  m:\n    a: 1\n  m: {}\n", r"models\.m: stands twice in .*lines 2 and 4"),
+        (
+            "pairs:\n- {models: [m]}\n- {models: [m], models: [n]}\n",
+            r"pairs\[1\]\.models: stands twice",
+        ),
+    ],
+)
+def test_a_name_that_stands_twice(tmp_path, text, message):
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(TroveStepsError, match=message):
+        check_unique_keys([path])
+
+
+def test_what_names_that_stand_twice_are_not(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text("a: &x {b: 1}\nc: {<<: *x, b: 2}\nd: [{b: 1}, {b: 1}]\n")
+    check_unique_keys([path, tmp_path / "missing.yaml"])
+    path.write_text("a: [")
+    check_unique_keys([path])  # which snakemake reports
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [("datasets", "summary.tsv"), ("datasets", "wandb"), ("models", "data.json")],
+)
+def test_names_of_files_in_the_results(section, name):
+    config = yaml.safe_load(BASE)
+    config[section] = {name: next(iter(config[section].values()))}
+    assert message_of(config).startswith(f"{section}.{name}: the results folder has a file")
+
+
+def test_the_cache_is_not_the_results_folder():
+    config = {**yaml.safe_load(BASE), "output_dir": "./cache/"}
+    assert message_of(config).startswith("output_dir: './cache/' is encoding_cache_dir too")

@@ -220,6 +220,21 @@ def test_intern_links_to_the_file(tmp_path):
     assert [entry.name for entry in link.parent.iterdir()] == ["d" * 64]
 
 
+def test_a_link_to_a_copy_is_left_alone(tmp_path):
+    """Another run may be about to read through it, and looking (-n) must not change what it reads."""
+    first, second = tmp_path / "a", tmp_path / "b"
+    for path in (first, second):
+        path.write_text("the same")
+    prints = Fingerprints(tmp_path / "cache")
+    digest = prints.file(first)
+    link = prints.intern(first, digest)
+    prints.intern(second, digest)
+    assert os.path.realpath(link) == str(first)
+    first.write_text("no longer the same")
+    prints.intern(second, digest)
+    assert os.path.realpath(link) == str(second)
+
+
 def test_intern_says_that_the_cache_cannot_be_written(tmp_path):
     path = written(tmp_path / "a", b"corpus")
     (tmp_path / "cache").write_text("a file")

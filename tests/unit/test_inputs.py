@@ -367,6 +367,14 @@ def test_filters_that_leave_nothing_say_so():
         checked(**JUDGED, min_score=9)
 
 
+def test_the_same_file_twice_is_an_error():
+    Path("data/copy.jsonl").write_bytes(Path("data/corpus.jsonl").read_bytes())
+    for paths in (["data/corpus.jsonl", "data/copy.jsonl"], "data/c*.jsonl"):
+        message = message_of(**{**PLAIN, "corpus_path": paths})
+        assert message.startswith("datasets.d.corpus_path: 'data/co")
+        assert "hold the same" in message
+
+
 def test_the_same_id_in_two_collections_is_two_documents():
     options = worked_example()
     for name in ("real", "synth"):

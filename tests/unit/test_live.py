@@ -61,9 +61,9 @@ def test_a_view_that_is_out_of_reach_does_no_harm(monkeypatch, capsys, tmp_path)
 
 
 def test_a_damaged_file_is_left_out(view):
+    view.start_job(1, "score a/b", ["out.json"])
     view.folder.mkdir(parents=True)
     (view.folder / "x.json").write_text("{")
-    view.start_job(1, "score a/b", ["out.json"])
     view._look()
     assert view.lines()[0].startswith("score a/b: 0:0")
 
@@ -103,6 +103,7 @@ def test_clock():
 
 
 def test_what_is_told_is_whole(view):
+    view.start_job(1, "score a/b", ["out.json"])
     progress.tell(done=1, total=2)
     (path,) = view.folder.glob("*.json")
     assert json.loads(path.read_text())["arguments"] == sys.argv

@@ -46,6 +46,8 @@ def test_a_record_whose_files_are_gone_or_changed_is_not_complete(cell):
     record = record_of(cell)
     (cell / "metrics.json").write_text('{"a": 1}')
     assert not is_complete(record)
+    (cell / "metrics.json").write_text("[]")  # as long as before
+    assert not is_complete(record)
     (cell / "metrics.json").write_text("{}")
     assert is_complete(record)
     (cell / "mined" / "mined_qrels.tsv").unlink()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from trove_steps import store as store_module
 from trove_steps.errors import TroveStepsError
+from trove_steps.files import repairing
 from trove_steps.keys import TEXT_KEY_BYTES, text_key
 from trove_steps.store import (
     DamagedShard,
@@ -310,7 +311,7 @@ def test_a_good_shard_is_never_set_aside_for_want_of_file_descriptors(store, mon
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(pa, "memory_map", fail)
-    with pytest.raises(TroveStepsError, match="Too many open files"):
+    with repairing(), pytest.raises(TroveStepsError, match="Too many open files"):
         store.find(as_keys(["a"]))
     assert store.shard_path(name).exists()
 
@@ -323,7 +324,11 @@ def test_a_bad_shard_of_a_collection_says_what_to_do(store, damage):
         path.unlink()
     else:
         path.write_bytes(b"ARROW1")
-    with pytest.raises(TroveStepsError, match=r"missing, damaged .*: run again; only the shard's"):
+    with pytest.raises(TroveStepsError, match=r"missing, damaged .*cache verify"):
+        vectors.take(np.array([0]))
+    assert (store.directory / f"corpus-{TEXTS}.json").exists()  # tools that look change nothing
+    told = pytest.raises(TroveStepsError, match=r"missing, damaged .*: run again; only the shard's")
+    with repairing(), told:
         vectors.take(np.array([0]))
     assert not (store.directory / f"corpus-{TEXTS}.json").exists()  # so the next run repairs it
 
@@ -336,7 +341,7 @@ def test_a_manifest_outlives_a_want_of_file_descriptors(store, monkeypatch):
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(pa, "memory_map", fail)
-    with pytest.raises(TroveStepsError, match="Too many open files"):
+    with repairing(), pytest.raises(TroveStepsError, match="Too many open files"):
         vectors.take(np.array([0]))
     assert (store.directory / f"corpus-{TEXTS}.json").exists()
 
@@ -354,9 +359,44 @@ def test_a_damaged_rows_table_says_what_to_do(store, damage):
         rows.write_bytes(content[: len(content) // 2])
     else:
         rows.write_bytes((store.directory / f"corpus-{'0' * 32}.rows.arrow").read_bytes())
-    with pytest.raises(TroveStepsError, match=r"rows\.arrow can't be read .*: run again"):
-        Vectors(store.directory / f"corpus-{TEXTS}.json")
-    assert not (store.directory / f"corpus-{TEXTS}.json").exists()
+    manifest = store.directory / f"corpus-{TEXTS}.json"
+    with pytest.raises(TroveStepsError, match=r"rows\.arrow can't be read .*cache verify"):
+        Vectors(manifest)
+    assert manifest.exists()  # tools that look change nothing
+    told = pytest.raises(TroveStepsError, match=r"rows\.arrow can't be read .*: run again")
+    with repairing(), told:
+        Vectors(manifest)
+    assert not manifest.exists()
+
+
+def test_every_flipped_byte_of_a_rows_table_is_found_or_harmless(store):
+    write(store, ["a", "b", "c", "d"])
+    collect(store, ["d", "b", "a", "c", "a"])
+    manifest = store.directory / f"corpus-{TEXTS}.json"
+    path, vectors = manifest.with_suffix(".rows.arrow"), Vectors(manifest)
+    ids, expected, content = vectors.ids, vectors.take(np.arange(5)), path.read_bytes()
+    found = 0
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x11]) + content[place + 1 :])
+        try:
+            flipped = Vectors(manifest)
+        except TroveStepsError:
+            found += 1
+            continue
+        assert flipped.ids.equals(ids)
+        np.testing.assert_array_equal(flipped.take(np.arange(5)), expected)
+    assert found > 200
+
+
+@pytest.mark.parametrize("content", ["", '{"rows": 2', "[]", "{}", '{"rows": "2"}', "null"])
+def test_a_manifest_that_is_none(store, content):
+    write(store, ["a"])
+    collect(store, ["a"])
+    manifest = store.directory / f"corpus-{TEXTS}.json"
+    manifest.write_text(content)
+    with pytest.raises(TroveStepsError, match=r"damaged|is not the manifest of a collection"):
+        Vectors(manifest)
+    assert manifest.exists()
 
 
 def test_a_full_disk_leaves_a_usable_store(store, monkeypatch):

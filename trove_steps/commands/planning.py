@@ -53,6 +53,9 @@ def read_configuration(path: Path) -> dict:
     """Return what a YAML file holds; TroveStepsError if it can't be read or is no mapping."""
     import yaml
 
+    from trove_steps.config import check_unique_keys
+
+    check_unique_keys([path])
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -4,8 +4,10 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
+from trove_steps.config import check_unique_keys
 from trove_steps.devices import count_gpus, processes
 from trove_steps.errors import TroveStepsError
+from trove_steps.files import repairing
 from trove_steps.plan import Plan
 from trove_steps.resources import Requests, asked_gpus, cpu_threads
 from trove_steps.slurm import hazards
@@ -16,7 +18,9 @@ DEMO_FILES = {
 }
 
 try:
-    PLAN = Plan(config, produced=DEMO_FILES)
+    check_unique_keys(workflow.overwrite_configfiles or ["config/config.yaml"])
+    with repairing():
+        PLAN = Plan(config, produced=DEMO_FILES)
 except TroveStepsError as error:
     raise WorkflowError(f"{error}")
 
@@ -131,6 +135,10 @@ def get_import_digests(which):
 
 def get_model_flags(role):
     return lambda wildcards: PLAN.model_flags(get_encoding(role, wildcards))
+
+
+def get_model_name(role):
+    return lambda wildcards: get_encoding(role, wildcards).model.name
 
 
 def get_source(wildcards):

@@ -47,6 +47,7 @@ rule encode_corpus:
         digests=get_digests("corpus"),
         readers=get_reader_flags("corpus"),
         model=get_model_flags("corpus"),
+        name=get_model_name("corpus"),
         cache=CACHE,
         sharing=get_sharing,
     shell:
@@ -62,6 +63,7 @@ rule encode_corpus:
         " --per-device-eval-batch-size {resources.batch_size}"
         " --tokens-per-batch {resources.tokens}"
         " --encoding-cache-dir {params.cache:q}"
+        " --name {params.name:q}"
         " {params.sharing:q}"
         " 2> {log:q}"
 
@@ -101,6 +103,7 @@ rule encode_queries:
         digests=get_digests("queries"),
         readers=get_reader_flags("queries"),
         model=get_model_flags("queries"),
+        name=get_model_name("queries"),
         cache=CACHE,
     shell:
         "exec python -m trove_steps.torchrun --nproc-per-node {resources.processes}"
@@ -114,6 +117,7 @@ rule encode_queries:
         " --per-device-eval-batch-size {resources.batch_size}"
         " --tokens-per-batch {resources.tokens}"
         " --encoding-cache-dir {params.cache:q}"
+        " --name {params.name:q}"
         " --manifest {output.manifest:q}"
         " 2> {log:q}"
 
