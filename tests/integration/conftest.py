@@ -101,4 +101,5 @@ def make_config(model: Path) -> dict:
         },
         "evaluation": {"ir_metrics_k_values": [1, 5, 10]},
         "mining": {"search_topk": 5},
+        "report": False,  # test_report and test_tracking turn it on
     }

