@@ -16,7 +16,7 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
 from trove_steps.formats import formatter
 from trove_steps.keys import TEXT_KEY_BYTES, text_key
-from trove_steps.model_settings import read_modules, transformer_folder
+from trove_steps.model_settings import transformer_folder, vector_width
 from trove_steps.plan import Encoding, Imported, Model, Plan
 from trove_steps.resources import read_records as read_records_of_jobs
 from trove_steps.stages import cell_stages
@@ -166,23 +166,6 @@ def token_counts(model: Model, texts: list[str], max_len: int) -> list[int] | No
     except Exception:  # an estimate is not worth a failure, and libraries raise what they like
         return None
     return [min(length, max_len) for length in lengths]
-
-
-def vector_width(folder: Path) -> int | None:
-    """Return the dimensions of a model's vectors as its files say, None if they don't."""
-    modules = read_modules(folder)
-    for dense in reversed(modules.dense if modules else ()):
-        return _entry(Path(folder) / dense / "config.json", "out_features")
-    inner = transformer_folder(folder) / "config.json"
-    return _entry(inner, "hidden_size") or _entry(inner, "d_model")
-
-
-def _entry(path: Path, name: str) -> int | None:
-    try:
-        value = read_json(path).get(name)
-    except TroveStepsError:
-        return None
-    return value if isinstance(value, int) else None
 
 
 @dataclass(frozen=True)

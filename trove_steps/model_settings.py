@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trove_steps import own_code
 from trove_steps.errors import TroveStepsError
+from trove_steps.files import read_json
 from trove_steps.formats import OTHERS
 from trove_steps.keys import derived_recipe
 from trove_steps.models import locate_model
@@ -340,6 +341,12 @@ def resolve_settings(folder: Path, given: dict, name: str) -> ModelSettings:
         sources={option: values.get(option, (None, "default"))[1] for option in OPTIONS},
     )
     _check(folder, settings, where)
+    width = None if own_class or settings.truncate_dim is None else vector_width(folder)
+    if width is not None and settings.truncate_dim > width:
+        raise TroveStepsError(
+            f"{where}.truncate_dim: {settings.truncate_dim} is more than the {width} dimensions of the "
+            f"model's vectors; set {width} or less"
+        )
     return settings
 
 
@@ -353,6 +360,23 @@ def imported_settings(given: dict) -> ModelSettings:
         passage_max_len=PASSAGE_MAX_LEN,
         **known,
     )
+
+
+def vector_width(folder: Path) -> int | None:
+    """Return the dimensions of a model's vectors as its files say, None if they don't."""
+    modules = read_modules(folder)
+    for dense in reversed(modules.dense if modules else ()):
+        return _entry(Path(folder) / dense / "config.json", "out_features")
+    inner = transformer_folder(folder) / "config.json"
+    return _entry(inner, "hidden_size") or _entry(inner, "d_model")
+
+
+def _entry(path: Path, name: str) -> int | None:
+    try:
+        value = read_json(path).get(name)
+    except TroveStepsError:
+        return None
+    return value if isinstance(value, int) else None
 
 
 def _apply_encoder_class(values: dict, where: str) -> None:

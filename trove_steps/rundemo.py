@@ -35,8 +35,7 @@ def main() -> int:
             _show_results()
             return 0
         os.set_inheritable(lock.fileno(), True)
-        command = ["snakemake", "--quiet", "rules", "host", "reason", "progress"]
-        os.execvp(command[0], command)
+        os.execvp("snakemake", ["snakemake"])
 
 
 def _is_done() -> bool:

@@ -322,3 +322,15 @@ def test_imports_stay_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_vector_cannot_be_cut_to_more_than_it_has(plain):
+    write(
+        plain,
+        "config.json",
+        {"model_type": "bert", "max_position_embeddings": 512, "hidden_size": 4},
+    )
+    given = {"pooling": "mean", "truncate_dim": 5}
+    with pytest.raises(TroveStepsError, match=r"models\.m\.truncate_dim: 5 is more than the 4 dim"):
+        resolve_settings(plain, given, "m")
+    assert resolve_settings(plain, {**given, "truncate_dim": 4}, "m").truncate_dim == 4
