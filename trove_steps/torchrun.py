@@ -3,8 +3,8 @@
     python -m trove_steps.torchrun --nproc-per-node 2 -m trove_steps.search ...
 
 takes torchrun's arguments. Plain torchrun leaves its workers running when it, or the snakemake above
-it, is killed with SIGKILL; this one watches its parent, and every worker watches it. Three options are
-its own:
+it, is killed with SIGKILL; this one watches its parent, and every worker watches it. A step of one process
+is started without torchrun. Three options are its own:
 
     --nproc-per-node auto   one process per GPU, or one where there is none
     --nodes N               run on N nodes of the SLURM allocation around this process
@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -71,7 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if options.threads:
         os.environ["TROVE_STEPS_THREADS"] = str(options.threads)
-    return _launch([*flags, *rest])
+    end_with_parent(os.getppid(), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    os.environ[LAUNCHER] = str(os.getpid())
+    if processes_here == 1 and rest[:1] == ["-m"] and not slurm.is_spread():
+        return _run_alone(rest)
+    return _run_ranks([*flags, *rest])
 
 
 def _split(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -102,9 +107,30 @@ def _assign_devices(wanted: str) -> int | str:
     return number
 
 
-def _launch(arguments: list[str]) -> int:
-    end_with_parent(os.getppid(), lambda: os.kill(os.getpid(), signal.SIGTERM))
-    os.environ[LAUNCHER] = str(os.getpid())
+def _run_alone(program: list[str]) -> int:
+    """Run a step of one process, as torchrun would, without the seconds that it takes to load torch."""
+    received: list[int] = []
+    children: list[subprocess.Popen] = []
+
+    def end(number: int, _frame) -> None:
+        received.append(number)
+        for child in children:
+            child.terminate()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, end)
+    children.append(subprocess.Popen([sys.executable, *program]))
+    if received:  # while it was started
+        children[0].terminate()
+    status = children[0].wait()
+    if received:
+        return _ended_by(received[0])
+    if status:
+        print(f"rank 0 {_how_it_ended(status)}", file=sys.stderr)
+    return 1 if status else 0
+
+
+def _run_ranks(arguments: list[str]) -> int:
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -119,9 +145,13 @@ def _launch(arguments: list[str]) -> int:
         print(f"rank {rank}{where} {_how_it_ended(failure.exitcode)}", file=sys.stderr)
         return 1
     except SignalException as error:
-        print(f"ended by {signal.Signals(error.sigval).name}; {START_AGAIN}", file=sys.stderr)
-        return 128 + int(error.sigval)
+        return _ended_by(error.sigval)
     return 0
+
+
+def _ended_by(number: int) -> int:
+    print(f"ended by {signal.Signals(number).name}; {START_AGAIN}", file=sys.stderr)
+    return 128 + int(number)
 
 
 def _how_it_ended(status: int) -> str:
