@@ -1,5 +1,5 @@
 # make demo    install, then encode, search, score and mine on real text with a real model
-# make test    install, then run the tests
+# make test    install, then run the tests; make test-all also runs the long ones
 # make lint    install, then check format and style
 #
 # TORCH chooses the build of PyTorch; the README explains it.
@@ -8,9 +8,10 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
-PYTEST_ARGS ?= -m "not gpu" -n 2 --dist loadgroup
+QUICK := not slow and not cluster and not gpu
+PYTEST_ARGS ?= -m "$(QUICK)" -n 2 --dist loadgroup
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test test-all lint setup clean
 
 demo: setup
 	@echo "== demo: encode, search, score and mine (all-MiniLM-L6-v2 on the Python standard library)"
@@ -19,6 +20,9 @@ demo: setup
 test: setup
 	@echo "== test"
 	@$(RUN) python -m pytest $(PYTEST_ARGS)
+
+test-all:
+	@$(MAKE) --no-print-directory test PYTEST_ARGS='-m "not gpu" -n 2 --dist loadgroup'
 
 lint: setup
 	@echo "== lint"

@@ -102,7 +102,7 @@ def _check(config: dict, schema: dict) -> None:
             if not isinstance(name, str):
                 shown = _shown(name)
                 raise TroveStepsError(
-                    f"{section}.{shown}: a name is text; write '{shown}' in quotes"
+                    f"{section}.{shown}: a name is text, but YAML reads this one as {shown}: put it in quotes"
                 )
     errors = sorted(
         _Validator(schema).iter_errors(config), key=lambda error: [str(p) for p in error.path]
@@ -175,6 +175,8 @@ def _explain(error: jsonschema.ValidationError) -> list[str]:
     if rule == "enum":
         choices = [str(choice) for choice in error.validator_value if choice is not None]
         return [f"{where}: {_shown(value)} is not a valid value{nearest(str(value), choices)}"]
+    if rule == "anyOf" and value is None:
+        return [f"{where}: empty; set it to {_describe(error.schema)}, or leave the key out"]
     if rule == "anyOf":
         kinds = ("type", "enum", "pattern")  # errors that say: it is another alternative
         inner = [part for part in error.context if part.path or part.validator not in kinds]
@@ -193,6 +195,10 @@ def _explain(error: jsonschema.ValidationError) -> list[str]:
         return []  # not a whole number, which is said already
     if rule in _LIMITS:
         return [f"{where}: {_LIMITS[rule].format(_shown(value), error.validator_value)}"]
+    if value is None:
+        return [f"{where}: empty; set it to {_describe(error.schema)}, or leave the key out"]
+    if rule == "type":
+        return [f"{where}: {_shown(value)} is not {_types(error.schema)}"]
     return [f"{where}: {_shown(value)} is not {_describe(error.schema)}"]
 
 
@@ -222,6 +228,10 @@ def _describe(schema: dict) -> str:
         return " or ".join(_shown(choice) for choice in schema["enum"])
     if "pattern" in schema:
         return schema["title"]
+    return _types(schema)
+
+
+def _types(schema: dict) -> str:
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     return " or ".join(_TYPES[name] for name in types)
 

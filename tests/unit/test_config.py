@@ -203,10 +203,10 @@ MISTAKES = [
     ),
     (BASE + "nproc_per_node: atuo", "nproc_per_node: 'atuo' is not 'auto' or a whole number"),
     (BASE + "nproc_per_node: 0", "nproc_per_node: 0 is less than 1"),
-    (BASE + "pairs:", "pairs: null is not a list"),
+    (BASE + "pairs:", "pairs: empty; set it to a list, or leave the key out"),
     (BASE + "pairs: []", "pairs: empty; name at least one"),
     (BASE + "pairs: [7]", "pairs[0]: 7 is not a section"),
-    (BASE + "output_dir: 2020-01-01", f"output_dir: 2020-01-01 {BRACES}"),
+    (BASE + "output_dir: 2020-01-01", "output_dir: 2020-01-01 is not text"),
     (BASE + "output_dir: 'r{x}'", f"output_dir: 'r{{x}}' {BRACES}"),
     (BASE + "output_dir: ''", "output_dir: empty; it must be set"),
     (
@@ -287,10 +287,13 @@ MISTAKES = [
         "mining.output_qrel_format: 'json' is not a valid value; valid: grouped, tsv",
     ),
     # names
-    ("datasets: {1: {}}", "datasets.1: a name is text; write '1' in quotes"),
-    ("models: {1.5: {}}", "models.1.5: a name is text; write '1.5' in quotes"),
-    ("models: {no: {}}", "models.false: a name is text; write 'false' in quotes"),
-    ("models: {2020-01-01: {}}", "models.2020-01-01: a name is text; write '2020-01-01' in quotes"),
+    ("datasets: {1: {}}", "datasets.1: a name is text, but YAML reads this one as 1: put it in quotes"),
+    ("models: {1.5: {}}", "models.1.5: a name is text, but YAML reads this one as 1.5: put it in quotes"),
+    ("models: {no: {}}", "models.false: a name is text, but YAML reads this one as false: put it in quotes"),
+    (
+        "models: {2020-01-01: {}}",
+        "models.2020-01-01: a name is text, but YAML reads this one as 2020-01-01: put it in quotes",
+    ),
     (
         BASE + "pairs: [{datasets: scifcat}]",
         "pairs[0].datasets: no dataset is named 'scifcat'; did you mean 'scifact'?",
