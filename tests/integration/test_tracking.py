@@ -17,7 +17,7 @@ def test_evaluations_are_logged_and_updated(workflow, monkeypatch):
     )
     del workflow.config["mining"]
     output = workflow.run()
-    assert "warning: tiny/bert" not in output
+    assert "\ntiny/bert: logged to wandb: " in output
     first = run_ids(workflow)
     assert len(first) == 2  # the evaluation and the report
     assert workflow.planned() == {}
@@ -37,6 +37,6 @@ def test_a_tracker_out_of_reach_is_a_warning_and_is_tried_again(workflow, monkey
     workflow.config["evaluation"].update(report_to="wandb", wandb={"mode": "online"})
     del workflow.config["mining"]
     output = workflow.run()
-    assert "warning: tiny/bert:" in output
+    assert "warning: tiny/bert: not logged to wandb: " in output
     assert workflow.metrics("tiny", "bert")["num_judged"] == 11
     assert workflow.planned() == {"track": 1}
