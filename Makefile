@@ -9,7 +9,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH"
 QUICK := not slow and not cluster and not gpu
-PYTEST_ARGS ?= -m "$(QUICK)" -n 2 --dist loadgroup
+# A file's tests share what they make, so that they run on one of the two workers; long files come first.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST_ARGS ?= -m "$(QUICK)" $(WORKERS)
 
 .PHONY: demo test test-all lint setup clean
 
@@ -21,8 +23,10 @@ test: setup
 	@echo "== test"
 	@$(RUN) python -m pytest $(PYTEST_ARGS)
 
-test-all:
-	@$(MAKE) --no-print-directory test PYTEST_ARGS='-m "not gpu" -n 2 --dist loadgroup'
+test-all: setup
+	@echo "== test: on a SLURM cluster, where one can be started; then the rest"
+	@$(RUN) python -m pytest -m cluster
+	@$(RUN) python -m pytest -m "not cluster and not gpu" $(WORKERS)
 
 lint: setup
 	@echo "== lint"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.conftest import PROFILE, TESTBED, ask
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.cluster
 
 TIMEOUT = 500
 

@@ -68,7 +68,7 @@ def test_the_profile_runs_a_workflow(kubernetes, tmp_path, tiny_model):
     output = workflow.run(*profile, "--max-status-checks-per-second", "5")
     assert "ndcg_cut_10" in output
     jobs = [json.loads(path.read_text()) for path in kubernetes.glob("*.json")]
-    assert len(jobs) == 2  # the corpus; and all the rest of the cell
+    assert len(jobs) == 3  # the check of the data; the corpus; and all the rest of the cell
     for job in jobs:
         (container,) = job["spec"]["template"]["spec"]["containers"]
         asked = container["resources"]

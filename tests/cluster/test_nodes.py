@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.conftest import ClusterWorkflow, ask
 from tests.integration.conftest import Workflow
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.cluster
 
 
 def results(workflow: Workflow) -> dict[str, bytes]:

@@ -23,8 +23,6 @@ from trove_steps.compaction import compact, verify
 from trove_steps.store import Shard, Vectors, encoders
 from trove_steps.work import CHARACTERS_PER_TOKEN, UNIT_CHARACTERS
 
-pytestmark = pytest.mark.xdist_group("kill")
-
 MARK = "TROVE_STEPS_TEST_RUN"
 DEATH_SECONDS = 8  # within which every process of a killed run must have ended
 START_SECONDS = 120

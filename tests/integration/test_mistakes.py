@@ -3,11 +3,7 @@
 import json
 import subprocess
 
-import pytest
-
 from tests.conftest import write_jsonl
-
-pytestmark = pytest.mark.xdist_group("mistakes")
 
 
 def fails_with(workflow, message: str, *arguments: str) -> None:

@@ -14,8 +14,6 @@ from tests.integration.conftest import Workflow, make_config
 from tests.unit.test_report import unpacked
 from trove_steps.cli import main
 
-pytestmark = pytest.mark.xdist_group("report")
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Workflow:

@@ -11,8 +11,6 @@ import pytest
 from tests.conftest import make_dataset, make_model
 from tests.integration.conftest import Workflow, make_config
 
-pytestmark = pytest.mark.xdist_group("rerun")
-
 EVERYTHING = {
     "encode_corpus": 1,
     "encode_queries": 1,

@@ -15,8 +15,6 @@ from tests.integration.conftest import Workflow, make_config
 from trove_steps.keys import text_key
 from trove_steps.store import Vectors
 
-pytestmark = pytest.mark.xdist_group("reuse")
-
 DOCUMENTS = 1000
 PERCENT = DOCUMENTS // 100
 

@@ -1,9 +1,5 @@
 """report_to: [wandb] in the real workflow, offline."""
 
-import pytest
-
-pytestmark = pytest.mark.xdist_group("tracking")
-
 
 def run_ids(workflow) -> list[str]:
     runs = (workflow.folder / "results" / "wandb").glob("offline-run-*")
