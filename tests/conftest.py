@@ -3,12 +3,17 @@
 import json
 import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("TROVE_SHARED", PROJECT.parent / "shared"))
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test reaches the Hub or a tracker, and none writes to the user's folders.
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false")

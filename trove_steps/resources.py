@@ -22,6 +22,7 @@ MARGIN = 3  # a job that is cut off costs more than one that asks for too much
 UNPACKED = {".gz": 4, ".zst": 4, ".bz2": 5, ".xz": 5, ".parquet": 3}
 BYTES_PER_TOKEN = 4
 BYTES_PER_TEXT = 100  # of a short query; documents are longer, so this counts too many
+CHECKED_PER_SECOND = 10e6  # bytes of text that a check reads
 BYTES_PER_PAIR = 1000  # of a query and a document, as a cross-encoder reads them
 DIMENSIONS = 1024
 CPU_FLOPS = 10e9  # of one thread, in a forward pass
@@ -233,6 +234,14 @@ class Requests:
         """Return the minutes that scoring or mining may take."""
         return again(LEAST_MINUTES, attempt, self.limits.minutes)
 
+    def check_memory(self, data, attempt: int) -> int:
+        """Return the MB of a check of a data set, which holds its ids."""
+        return self._memory(math.ceil(BASE_MB + 2 * _mb(_all_texts(data))), attempt)
+
+    def check_minutes(self, data, attempt: int) -> int:
+        """Return the minutes in which the files of a data set are read."""
+        return again(_minutes(_all_texts(data) / CHECKED_PER_SECOND), attempt, self.limits.minutes)
+
     def rescore_memory(self, cell, attempt: int) -> int:
         """Return the MB of a job in which a cross-encoder scores candidates."""
         weights = weight_bytes(self.plan.cross_encoder.folder)
@@ -249,6 +258,10 @@ class Requests:
 
     def _memory(self, amount: int, attempt: int) -> int:
         return again(amount, attempt, self.limits.mem_mb)
+
+
+def _all_texts(data) -> int:
+    return text_bytes(data.corpus.links + data.queries.links + data.qrels.links)
 
 
 def _sizes(cell) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -105,8 +104,6 @@ def start_testbed() -> None:
 
 @pytest.fixture(scope="session")
 def cluster():
-    # A shell that runs the tests in the background has them ignore Ctrl-C, and all that they start.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     if OWN:
         yield Cluster(testbed=False)
         return

@@ -359,6 +359,14 @@ def get_rank_minutes(wildcards, attempt):
     return REQUESTS.rank_minutes(attempt)
 
 
+def get_check_memory(wildcards, attempt):
+    return REQUESTS.check_memory(PLAN.datasets[wildcards.dataset], attempt)
+
+
+def get_check_minutes(wildcards, attempt):
+    return REQUESTS.check_minutes(PLAN.datasets[wildcards.dataset], attempt)
+
+
 def get_rescore_memory(wildcards, attempt):
     return REQUESTS.rescore_memory(PLAN.rescores[wildcards.key], attempt)
 

@@ -14,6 +14,9 @@ rule check_data:
         "logs/check_data/{dataset}-{key}.benchmark.tsv"
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=get_check_memory,
+        runtime=get_check_minutes,
     params:
         data=get_check_flags,
         cache=CACHE,
