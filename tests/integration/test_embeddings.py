@@ -35,7 +35,7 @@ def test_published_dropped_and_imported(workflow, monkeypatch, capsys):
     # Metrics need the ids only; a deeper search needs the vectors again.
     workflow.config["evaluation"]["ir_metrics_k_values"] = [1, 5]
     assert workflow.planned() == {"score": 3, "compare": 1}
-    workflow.config["evaluation"]["ir_metrics_k_values"] = [1, 5, 10, 50]
+    workflow.config["evaluation"]["ir_metrics_k_values"] = [1, 5, 10, 60]
     assert workflow.planned()["encode_corpus"] == 1
 
     # What was published can be searched as vectors from elsewhere, to the same result.
