@@ -386,8 +386,9 @@ def _portions(work: Work, comm: Comm) -> Iterator[Portion]:
         amount = min(amount, work.units - first)
         yield work.portion(first, amount)
         units += amount
-        # What this rank did of all that was claimed says how fast it is beside the others.
-        fair = (work.units - first - amount) * units / (first + amount)
+        # What this rank did of all that is claimed by now says how fast it is beside the others.
+        claimed = min(comm.claim("units", 0), work.units)
+        fair = (work.units - claimed) * units / claimed
         fair = fair if comm.world == 1 else fair / 2
         amount = _next_amount(amount, time.perf_counter() - began, fair)
 
