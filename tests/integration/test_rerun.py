@@ -1,5 +1,6 @@
 """What is computed again after a change, and what is not: the real workflow, asked with `snakemake -n`."""
 
+import base64
 import json
 import os
 import shutil
@@ -70,6 +71,18 @@ def test_files_of_results_that_are_gone_are_made_again(done):
     assert done.planned() == {"score": 1}
     done.run()
     assert done.metrics("tiny", "bert")["num_judged"] == 11
+
+
+def test_a_run_that_was_killed_after_an_artefact_was_written_goes_on_behind_it(done):
+    """Snakemake takes what a killed job left for incomplete; ours is whole once it has its name."""
+    shutil.rmtree(done.folder / "cache" / "searches")
+    shutil.rmtree(done.folder / "results")
+    (manifest,) = done.folder.glob("cache/embeddings/*/corpus-*.json")
+    name = str(manifest.relative_to(done.folder)).encode()
+    marks = done.folder / ".snakemake" / "incomplete"
+    marks.mkdir(exist_ok=True)
+    (marks / base64.urlsafe_b64encode(name).decode()).touch()
+    assert done.planned() == {"search": 1, "score": 1, "mine_negatives": 1}
 
 
 def test_results_of_another_configuration_are_not_taken_for_ours(done):
