@@ -6,11 +6,15 @@ together and no file name knows a rank. Arrays travel as tensors; nothing is pic
 
 import datetime
 import os
+import time
 from contextlib import contextmanager
 
 import numpy as np
 
+from trove_steps.errors import TroveStepsError
+
 TIMEOUT = datetime.timedelta(hours=2)  # a dead rank is noticed by torchrun long before
+LAUNCHER_SECONDS = 30  # within which torchrun ends the ranks that a dead one left behind
 
 
 class Comm:
@@ -41,6 +45,19 @@ class Comm:
         return number
 
 
+@contextmanager
+def _with_other_ranks():
+    """Around talk with other ranks: if one has died, the launcher says so and ends this one too."""
+    try:
+        yield
+    except RuntimeError as error:  # what torch.distributed and gloo raise
+        time.sleep(LAUNCHER_SECONDS)
+        reason = str(error).partition("\n")[0]
+        raise TroveStepsError(
+            f"lost another process of this step ({reason}); what was finished is kept: start again to go on"
+        ) from error
+
+
 class TorchComm(Comm):
     """The ranks that torchrun started, through torch.distributed (gloo)."""
 
@@ -52,14 +69,17 @@ class TorchComm(Comm):
         self.one_node = int(os.environ.get("LOCAL_WORLD_SIZE", self.world)) == self.world
         self._store = dist.PrefixStore("claims", dist.distributed_c10d._get_default_store())
 
+    @_with_other_ranks()
     def claim(self, counter: str, amount: int = 1) -> int:
         return self._store.add(counter, amount) - amount
 
+    @_with_other_ranks()
     def barrier(self) -> None:
         import torch.distributed as dist
 
         dist.barrier()
 
+    @_with_other_ranks()
     def gather(self, array: np.ndarray) -> list[np.ndarray] | None:
         import torch
         import torch.distributed as dist
@@ -79,6 +99,7 @@ class TorchComm(Comm):
             gathered.append(part)
         return gathered
 
+    @_with_other_ranks()
     def broadcast(self, number: int) -> int:
         import torch
         import torch.distributed as dist

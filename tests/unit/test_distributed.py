@@ -1,0 +1,47 @@
+"""What ranks need from each other, when one of them dies."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import PROJECT
+
+ONE_DIES = """
+import os, signal, time
+import numpy as np
+from trove_steps.arguments import run_step
+from trove_steps.distributed import communicator
+
+def main():
+    with communicator() as comm:
+        comm.barrier()
+        if comm.rank == 1:
+            time.sleep(0.5)  # the other one waits by then
+            os.kill(os.getpid(), signal.SIGKILL)
+        {waits}
+
+run_step(main)
+"""
+
+
+@pytest.mark.parametrize(
+    "waits", ["comm.barrier()", "comm.gather(np.zeros(3, np.float32))", "comm.broadcast(1)"]
+)
+def test_a_rank_that_waits_for_a_dead_one_ends_without_a_traceback(tmp_path, waits):
+    script = tmp_path / "one_dies.py"
+    script.write_text(ONE_DIES.format(waits=waits))
+    command = [sys.executable, "-m", "trove_steps.torchrun", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=25,  # less than a rank waits for its launcher
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout, done.stdout
+    assert "rank 1 was ended by SIGKILL" in done.stdout
