@@ -9,16 +9,10 @@ remains a function of its own text.
 is dim - 2 × Hamming distance, so the search is exact by Hamming distance.
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import read_json
-from trove_steps.store import manifest_path, store_directory
 from trove_steps.topk import rescore
-
-STORED_BYTES = {"float32": 4, "float16": 2}
 
 
 class Scaled:
@@ -95,12 +89,3 @@ def bytes_per_vector(dim: int, derived: dict, stored: int = 4) -> int:
     if quantization == "binary":
         return -(-dim // 8)
     return dim * stored
-
-
-def searched_bytes(cache_dir: Path, search: dict) -> int:
-    """Return the bytes of a document's vector in a search, whose recipe is given."""
-    corpus = search["corpus"]
-    manifest = manifest_path(cache_dir, corpus["encoder"], "corpus", corpus["texts"])
-    encoder = read_json(store_directory(cache_dir, corpus["encoder"]) / "recipe.json")
-    stored = STORED_BYTES[encoder.get("embedding_dtype", "float32")]
-    return bytes_per_vector(read_json(manifest)["dim"], search.get("derived", {}), stored)

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from trove_steps.arguments import run_step, step_parser
-from trove_steps.derived import searched_bytes
 from trove_steps.distributed import Comm, communicator
 from trove_steps.files import read_json, write_json, written_atomically
 from trove_steps.judging import add_collections_argument, collections_of, read_judgments
@@ -38,7 +37,7 @@ def run(arguments, comm: Comm) -> None:
         arguments.ir_metrics_relevance_threshold,
         arguments.measures,
     )
-    search = read_json(arguments.search)["recipe"]
+    search = read_json(arguments.search)
     folder = arguments.record.parent.parent
     folder.mkdir(parents=True, exist_ok=True)
     metrics, per_query, trec = (
@@ -53,8 +52,8 @@ def run(arguments, comm: Comm) -> None:
         arguments.record,
         [metrics, per_query, trec],
         cell=arguments.name,
-        search=search,
-        bytes_per_vector=searched_bytes(arguments.encoding_cache_dir, search),
+        search=search["recipe"],
+        bytes_per_vector=search["bytes_per_vector"],
         qrels=arguments.qrel_sha256,
         collections=collections_of(arguments),
         depth=arguments.depth,

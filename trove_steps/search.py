@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trove_steps.arguments import run_step, step_parser
-from trove_steps.derived import Derived, Scaled
+from trove_steps.derived import Derived, Scaled, bytes_per_vector
 from trove_steps.distributed import Comm, communicator, pick_device, share_cpu_threads
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_manifest, withdraw, write_json, written_atomically
@@ -27,7 +27,7 @@ from trove_steps.topk import search
 from trove_steps.topk_candidates import PASSES
 
 QUERIES_PER_BATCH = 1000  # of the file; fixed, so that its bytes don't depend on tile sizes
-MANIFEST = {"recipe": dict, "arrow_sha256": str}
+MANIFEST = {"recipe": dict, "arrow_sha256": str, "bytes_per_vector": int}
 SCHEMA = pa.schema([("query", pa.int32()), ("document", pa.int64()), ("score", pa.float64())])
 
 
@@ -159,6 +159,9 @@ def run(arguments, comm: Comm) -> None:
             "queries": len(queries),
             "documents": len(documents),
             "rows": rows,
+            "bytes_per_vector": bytes_per_vector(
+                documents.dim, recipe.get("derived", {}), documents.value_bytes
+            ),
             "arrow_sha256": hash_file(path),
         },
     )

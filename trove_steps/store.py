@@ -20,7 +20,7 @@ import io
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -576,9 +576,22 @@ class Vectors:
 
     def take(self, texts: np.ndarray) -> np.ndarray:
         """Return the vectors float32[m, dim] of the texts with these numbers (int64[m])."""
+        return self._retried(lambda: self._take(texts))
+
+    @property
+    def value_bytes(self) -> int:
+        """The bytes that a stored number takes: 4 (float32) or 2 (float16)."""
+        return (
+            self._retried(lambda: self._shard(self._places[0][0]).vectors.itemsize)
+            if len(self)
+            else 4
+        )
+
+    def _retried(self, read: Callable):
+        """Return what `read` returns; shards that were merged meanwhile are looked up again."""
         while True:
             try:
-                return self._take(texts)
+                return read()
             except FileNotFoundError as missing:
                 self._look_up_again(missing)
 

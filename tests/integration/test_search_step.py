@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -100,6 +101,10 @@ def test_bytes_do_not_depend_on_how_it_is_run(alone, tmp_path, world, shards, mo
         pytest.importorskip("numba")
     flags = make_cache(tmp_path, shards, shuffled=True)
     assert files(search(tmp_path, flags, world, *more)) == files(alone)
+
+
+def test_the_manifest_says_how_large_a_stored_vector_is(alone):
+    assert json.loads(alone.read_text())["bytes_per_vector"] == 4 * DIM
 
 
 def test_the_run_file_is_that_of_the_search(alone, tmp_path, capsys):

@@ -45,7 +45,12 @@ def search(plan: Plan, cell) -> Path:
     manifest.parent.mkdir(parents=True, exist_ok=True)
     manifest.with_suffix(".arrow").write_bytes(b"a ranking")
     digest = hash_file(manifest.with_suffix(".arrow"))
-    write_json(manifest, {"recipe": cell.search_recipe, "arrow_sha256": digest})
+    described = {
+        "recipe": cell.search_recipe,
+        "arrow_sha256": digest,
+        "bytes_per_vector": 4 * WIDTH,
+    }
+    write_json(manifest, described)
     return manifest
 
 

@@ -10,6 +10,7 @@ from trove_steps import load_embeddings
 from trove_steps.errors import TroveStepsError
 from trove_steps.fingerprint import hash_file
 from trove_steps.imported import Files, import_vectors
+from trove_steps.store import Vectors
 
 IDS = [f"d{n}" for n in range(7)]
 VECTORS = np.random.default_rng(0).standard_normal((7, 5)).astype(np.float32)
@@ -75,6 +76,16 @@ def test_layouts(layout, tmp_path):
     np.testing.assert_array_equal(vectors, VECTORS)
     before = manifest.read_bytes()
     assert LAYOUTS[layout](tmp_path).read_bytes() == before
+    assert Vectors(manifest).value_bytes == 4
+
+
+def test_float16_stays_float16(tmp_path):
+    manifest = bring(tmp_path, npy(tmp_path, VECTORS.astype(np.float16)), id_file(tmp_path))
+    vectors = Vectors(manifest)
+    assert vectors.value_bytes == 2
+    np.testing.assert_array_equal(
+        vectors.take(np.arange(7)), VECTORS.astype(np.float16).astype(np.float32)
+    )
 
 
 def with_nan():
