@@ -103,7 +103,7 @@ def test_the_controller_is_away_for_a_while(cluster, slow):
         os.kill(int(Path(f"{TESTBED}/run/{daemon}.pid").read_text()), signal.SIGTERM)
     time.sleep(20)
     with pytest.raises(subprocess.CalledProcessError):
-        cluster.squeue()
+        cluster.jobs()
     cluster.start()
     output = finish(slow, process)
     assert "Trying to restart job" not in output
@@ -116,8 +116,8 @@ def test_ctrl_c_leaves_no_job_behind_and_a_rerun_goes_on(cluster, slow):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=120)
     deadline = time.time() + 60
-    while cluster.squeue("--states=PENDING,RUNNING"):
-        assert time.time() < deadline, cluster.squeue()
+    while cluster.jobs():
+        assert time.time() < deadline, cluster.jobs()
         time.sleep(1)
     finish(slow, slow.start())
     assert reused(slow) > 0
