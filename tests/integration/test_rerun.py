@@ -45,6 +45,13 @@ def done(finished, tmp_path) -> Workflow:
     return Workflow(folder, json.loads(json.dumps(finished.config)))
 
 
+def test_resources_that_a_profile_sets_for_a_step(done):
+    shutil.rmtree(done.folder / "cache" / "embeddings")
+    asked = ["encode_corpus:gres=gpu:2", "encode_corpus:mem_mb=2500 * attempt"]
+    output = done.run("encode", "--set-resources", *asked)
+    assert "encode corpus: 60 texts" in output
+
+
 def test_first_run_makes_all_results(finished):
     results = finished.folder / "results"
     made = {path.name for path in (results / "tiny" / "bert").iterdir() if path.name[0] != "."}
