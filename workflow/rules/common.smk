@@ -325,7 +325,9 @@ def get_asked_gpus(rule):
     """Return the GPUs on a node that a cluster's profile asks for a rule."""
     asked = workflow.resource_settings.overwrite_resources.get(rule, {})
     # Newer releases of Snakemake 9 have objects here, with what was written in `raw`.
-    return asked_gpus({name: getattr(asked[name], "raw", asked[name]) for name in asked})
+    return asked_gpus(
+        {name: getattr(asked[name], "raw", asked[name]) for name in asked}
+    )
 
 
 def get_encode_memory(role):
