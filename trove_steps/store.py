@@ -581,11 +581,9 @@ class Vectors:
     @property
     def value_bytes(self) -> int:
         """The bytes that a stored number takes: 4 (float32) or 2 (float16)."""
-        return (
-            self._retried(lambda: self._shard(self._places[0][0]).vectors.itemsize)
-            if len(self)
-            else 4
-        )
+        if not len(self):
+            return 4
+        return self._retried(lambda: self._shard(self._places[0][0]).vectors.itemsize)
 
     def _retried(self, read: Callable):
         """Return what `read` returns; shards that were merged meanwhile are looked up again."""
