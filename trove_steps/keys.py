@@ -21,7 +21,7 @@ VERSION = {
     "imported": 1,
     "publish": 1,
     "texts": 1,
-    "search": 1,
+    "search": 2,
     "score": 2,
     "mine": 2,
     "cross_encoder": 1,

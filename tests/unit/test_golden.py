@@ -20,7 +20,7 @@ from trove_steps.topk import search
 
 ENCODER = "5e07b172997b0b8796c44ffe58b0a8d5"
 TEXTS = "0c18810852d634bfbffa73d763149219"
-SEARCH = "cc7dcd47d73938b19a69e21668c4ee33"
+SEARCH = "402d56a29a9ef79cd1e1cefdc784eb25"
 TEXT = "58a3778c18c41726cd53c2a4c77dcbed"
 RANKING = "968d6966baf54aeda005e37d2007f398fcacbdd174a64646db01b39a6cb2bdb7"
 MINED = "ba1cf7309a3566a5a9ed873bc42dd53489bc85c65e0f3e819ee5b9623b1f4c12"
@@ -89,7 +89,7 @@ def test_keys():
     assert keys.recipe_key(recipe) == ENCODER
     assert keys.VERSION["texts"] == 1
     assert keys.recipe_key(texts) == TEXTS
-    assert keys.VERSION["search"] == 1
+    assert keys.VERSION["search"] == 2
     assert keys.recipe_key(keys.search_recipe(*sides, "dot", False)) == SEARCH
     assert keys.text_key("Straße").hex() == TEXT
 
@@ -101,7 +101,7 @@ def test_texts():
 
 
 def test_search(tmp_path, ranking):
-    assert keys.VERSION["search"] == 1
+    assert keys.VERSION["search"] == 2
     tiles = search(Memory(1, 30, "q"), Memory(2, 400, "d"), 20)
     write_ranking(tmp_path / "ranking.arrow", tiles, 30)
     table = pa.ipc.open_file(tmp_path / "ranking.arrow").read_all()
