@@ -80,6 +80,15 @@ def _boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
 
 
+def batch_size(text: str) -> int:
+    """Parse the size of a batch; 0 leaves it to the step."""
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"'{text}' is not a batch size: give a whole number, 0 or more"
+    )
+
+
 def step_parser(module: str, description: str) -> argparse.ArgumentParser:
     """Return a parser for a step that is run by torchrun."""
     return argparse.ArgumentParser(

@@ -14,6 +14,8 @@ import numpy as np
 from trove_steps.errors import TroveStepsError
 from trove_steps.topk import rescore
 
+MADE_AT_ONCE = 1 << 18  # numbers; what is held while they are made stays in the processor's cache
+
 
 class Scaled:
     """Vectors scaled to length 1; a vector of zeros stays as it is."""
@@ -28,7 +30,15 @@ class Scaled:
 
     def take(self, texts: np.ndarray) -> np.ndarray:
         """Return the vectors float32[m, dim] of the texts with these numbers (int64[m])."""
-        return scaled(self._vectors.take(texts))
+        made = np.empty((len(texts), self.dim), np.float32)
+        step = max(1, MADE_AT_ONCE // max(1, self._vectors.dim))
+        for start in range(0, len(texts), step):
+            some = slice(start, start + step)
+            made[some] = self._made(self._vectors.take(texts[some]))
+        return made
+
+    def _made(self, vectors: np.ndarray) -> np.ndarray:
+        return scaled(vectors)
 
 
 class Derived(Scaled):
@@ -48,9 +58,7 @@ class Derived(Scaled):
             )
         self.dim = cut
 
-    def take(self, texts: np.ndarray) -> np.ndarray:
-        """Return the vectors float32[m, dim] of the texts with these numbers (int64[m])."""
-        vectors = self._vectors.take(texts)
+    def _made(self, vectors: np.ndarray) -> np.ndarray:
         if "truncate_dim" in self._recipe:
             vectors = np.ascontiguousarray(vectors[:, : self.dim])
             if self._recipe["normalize"]:

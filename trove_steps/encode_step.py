@@ -5,6 +5,7 @@ from pathlib import Path
 
 from trove_steps.arguments import (
     add_model_arguments,
+    batch_size,
     given_model_options,
     step_parser,
 )
@@ -45,14 +46,14 @@ def encode(role: str, module: str, path_option: str, description: str) -> None:
     )
     parser.add_argument(
         "--per-device-eval-batch-size",
-        type=int,
+        type=batch_size,
         default=0,
         metavar="N",
         help="most texts in one forward pass; 0: as many as --tokens-per-batch allows",
     )
     parser.add_argument(
         "--tokens-per-batch",
-        type=int,
+        type=batch_size,
         default=0,
         metavar="N",
         help="most tokens in one forward pass, padding included; 0: what suits the device",

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trove_steps.arguments import run_step, step_parser
+from trove_steps.arguments import batch_size, run_step, step_parser
 from trove_steps.derived import Derived, Scaled, bytes_per_vector
 from trove_steps.distributed import Comm, communicator, pick_device, share_cpu_threads
 from trove_steps.errors import TroveStepsError
@@ -224,9 +224,10 @@ def main() -> None:
     )
     parser.add_argument(
         "--per-device-matmul-batch-size",
-        type=int,
-        default=None,
-        help="documents scored at once; changes speed and memory only",
+        type=batch_size,
+        default=0,
+        metavar="N",
+        help="documents scored at once, which changes speed and memory only; 0: what suits the memory",
     )
     parser.add_argument(
         "--candidate-pass",

@@ -19,9 +19,8 @@ import numpy as np
 
 from trove_steps import topk_candidates
 from trove_steps.errors import TroveStepsError
-from trove_steps.topk_candidates import TILE_DOCUMENTS, Sweep, slices
+from trove_steps.topk_candidates import TILE_DOCUMENTS, Sweep, capacity, slices
 
-PAIR_BUDGET = 4_000_000  # candidates held at once by a rank: 12 bytes each, 24 once scored
 BLOCK_BYTES = 32 * 2**20  # document vectors of one block; two are held, one is being read
 
 
@@ -103,9 +102,11 @@ def _add_halves(products):
     return products[..., 0] + 0.0  # -0.0 would tell how much of the width was padding
 
 
-def default_query_rows(depth: int, dim: int) -> int:
+def default_query_rows(reach: int, dim: int, chosen: str = "float32") -> int:
     """Queries of one sweep over the corpus: they and their candidates fit the memory budget."""
-    fitting = min(PAIR_BUDGET // topk_candidates.capacity(depth), 4 * BLOCK_BYTES // (4 * dim))
+    fitting = min(
+        topk_candidates.PAIR_BUDGET // capacity(reach, chosen), 4 * BLOCK_BYTES // (4 * dim)
+    )
     return max(1, fitting)
 
 
@@ -116,7 +117,8 @@ def default_block_rows(dim: int, device: str = "cpu") -> int:
         import torch
 
         size = max(size, min(2**30, torch.cuda.mem_get_info(device)[0] // 16))
-    return max(TILE_DOCUMENTS, size // (4 * dim) // TILE_DOCUMENTS * TILE_DOCUMENTS)
+    rows = size // (4 * dim)
+    return max(1, rows // TILE_DOCUMENTS * TILE_DOCUMENTS or rows)
 
 
 def search(
@@ -140,8 +142,9 @@ def search(
     gets results.
 
     `block_rows`: documents that a rank claims and reads at once. `query_rows`: queries of one sweep
-    over the corpus. `exclude`: int64[len(queries)], the document that a query must never get, -1
-    for none. `progress`: called with the (query, document) pairs that all ranks have begun so far.
+    over the corpus. Of both, None or 0 takes what fits the memory budget. `exclude`:
+    int64[len(queries)], the document that a query must never get, -1 for none. `progress`: called
+    with the (query, document) pairs that all ranks have begun so far.
     `candidate_pass`: "float32", "bfloat16" or "int8", which differ in speed alone. "auto" takes
     int8 on a CPU whose int8 products are fast (and goes back to float32 tile by tile where scores
     are too close for it), bfloat16 on a GPU that has it, else float32.
@@ -149,6 +152,11 @@ def search(
     """
     if depth < 1:
         raise TroveStepsError(f"search depth is {depth}; it must be at least 1")
+    for name, rows in (("block_rows", block_rows), ("query_rows", query_rows)):
+        if rows is not None and rows < 0:
+            raise TroveStepsError(
+                f"{name} is {rows}; it must be at least 1 (0: what suits the memory)"
+            )
     if len(queries) and len(documents) and queries.dim != documents.dim:
         raise TroveStepsError(
             f"queries have {queries.dim} dimensions and documents {documents.dim}; "
@@ -158,9 +166,9 @@ def search(
     depth = min(depth, max(1, len(documents)))
     # An excluded document may occupy one of the first places until it is dropped.
     reach = depth + (exclude is not None)
-    block_rows = block_rows or default_block_rows(documents.dim, device)
-    query_rows = query_rows or default_query_rows(reach, documents.dim)
     chosen = topk_candidates.choose_pass(candidate_pass, device, queries, documents)
+    block_rows = block_rows or default_block_rows(documents.dim, device)
+    query_rows = query_rows or default_query_rows(reach, documents.dim, chosen)
     for rows in slices(len(queries), query_rows):
         numbers = np.arange(rows.start, rows.stop)
         vectors = np.ascontiguousarray(queries.take(numbers), dtype=np.float32)
@@ -170,7 +178,9 @@ def search(
             if progress is not None:
                 progress(rows.start * len(documents) + len(vectors) * begun)
         # Merging in slices bounds what rank 0 holds, whatever the depth and the number of ranks.
-        for part in slices(len(vectors), max(1, PAIR_BUDGET // (reach * comm.world))):
+        for part in slices(
+            len(vectors), max(1, topk_candidates.PAIR_BUDGET // (reach * comm.world))
+        ):
             scores, docs = _scored(sweep, part)
             if exclude is not None:
                 hit = docs == np.asarray(exclude)[rows][part, None]
@@ -249,7 +259,7 @@ def _search_in_full(vectors: np.ndarray, sweep: Sweep) -> tuple[np.ndarray, np.n
         return _ordered(scores, docs, reach, documents.ids)
 
     size = -(-len(vectors) // threads)
-    size = max(1, min(size, PAIR_BUDGET // (reach + TILE_DOCUMENTS) // threads))
+    size = max(1, min(size, topk_candidates.PAIR_BUDGET // (reach + TILE_DOCUMENTS) // threads))
     parts = list(slices(len(vectors), size))
     found = []
     with ThreadPoolExecutor(threads) as pool:

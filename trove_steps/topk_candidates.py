@@ -21,6 +21,7 @@ from trove_steps.errors import TroveStepsError
 PASSES = ("auto", "float32", "bfloat16", "int8")
 TILE_QUERIES, TILE_DOCUMENTS = 512, 4096  # one product on a CPU: its scores stay in cache (8 MiB)
 GPU_TILE_QUERIES, GPU_TILE_DOCUMENTS = 2048, 32_768  # and on a GPU (256 MiB)
+PAIR_BUDGET = 4_000_000  # candidates that a rank holds at once: 12 bytes each
 HITS_THAT_PAY = 0.1  # a product of two vectors costs as much as about 5 inside a product of tiles
 QUERIES_THAT_PAY = 64  # making the codes of a document costs as much as about 50 float32 products
 LARGEST_CODED_NORM = 1e15  # beyond it float32 arithmetic on codes could overflow
@@ -92,9 +93,9 @@ def _int8_is_fast(dim: int) -> bool:
     return 2 * seconds[torch._int_mm] < seconds[torch.mm]
 
 
-def capacity(reach: int, coarse: bool = False) -> int:
+def capacity(reach: int, chosen: str) -> int:
     """Candidates that a query has room for; a coarse pass leaves more of them open."""
-    return 4 * reach + 1024 if coarse else 2 * reach + 256
+    return 4 * reach + 1024 if chosen == "bfloat16" else 2 * reach + 256
 
 
 class Candidates:
@@ -448,12 +449,16 @@ class Sweep:
         return np.any([sheet.is_lost(part) for sheet in self.sheets], axis=0)
 
     def _share_out(self, threads: int) -> None:
-        """Threads share the queries and, when these are few, the documents too."""
-        count = len(self.vectors)
+        """Threads share the queries and, when these are few, the documents too.
+
+        Each stripe of the documents has candidates of its own, so that memory limits the stripes.
+        """
+        count, room = len(self.vectors), capacity(self.reach, self.chosen)
         groups = max(1, min(threads, count // 64))
-        stripes = max(1, threads // groups)
+        stripes = max(1, min(threads // groups, PAIR_BUDGET // (count * room)))
+        groups = min(count, threads // stripes)
         dtype = np.int32 if len(self.documents) < 2**31 else np.int64
-        shape = count, self.reach, dtype, capacity(self.reach, self.chosen == "bfloat16")
+        shape = count, self.reach, dtype, room
         compiled = self.device == "cpu" and kernels() is not None
         self.sheets = [
             Candidates(*shape) if compiled else TorchCandidates(*shape, self.device)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trove_steps import devices
+from trove_steps import devices, encode_corpus, search
 from trove_steps.arguments import (
     add_model_arguments,
     given_model_options,
@@ -51,6 +51,23 @@ def test_flags_bring_back_what_was_given(role, other, options):
     """Also texts that are empty, begin with a dash, or hold spaces, quotes and braces."""
     expected = {name: value for name, value in options.items() if not name.startswith(other)}
     assert parsed(model_flags({**PATH, **options}, role), role) == {**PATH, **expected}
+
+
+@pytest.mark.parametrize("given", ["-5", "1.5", "many", "²", ""])
+@pytest.mark.parametrize(
+    ("step", "option"),
+    [
+        (search, "--per-device-matmul-batch-size"),
+        (encode_corpus, "--per-device-eval-batch-size"),
+        (encode_corpus, "--tokens-per-batch"),
+    ],
+)
+def test_a_batch_size_is_a_whole_number(step, option, given, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["step", f"{option}={given}"])
+    with pytest.raises(SystemExit):
+        step.main()
+    expected = f"argument {option}: '{given}' is not a batch size: give a whole number, 0 or more"
+    assert expected in capsys.readouterr().err
 
 
 def test_one_is_a_number_and_not_true():

@@ -1,6 +1,7 @@
 """Vectors that are made of stored ones: cut, quantised, and what they take."""
 
 import hashlib
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trove_steps.derived import Derived, bytes_per_vector, int8, scaled
+from trove_steps.derived import Derived, Scaled, bytes_per_vector, int8, scaled
 from trove_steps.errors import TroveStepsError
 from trove_steps.keys import VERSION, derived_recipe
 from trove_steps.topk import search
@@ -74,6 +75,25 @@ def test_cut_vectors_have_length_1_again_where_the_model_normalizes():
     expected = vectors[:, :4] / np.linalg.norm(vectors[:, :4], axis=1, keepdims=True)
     np.testing.assert_allclose(cut, expected, rtol=1e-6)
     np.testing.assert_array_equal(scaled(np.zeros((1, 3), np.float32)), np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("kind", ["cosine", "cut", "int8", "binary"])
+def test_vectors_are_made_in_little_more_memory_than_they_take(kind):
+    memory = Memory(np.random.default_rng(2).standard_normal((3000, 1024)).astype(np.float32))
+    options = {
+        "cut": (512, True, None),
+        "int8": (None, True, "int8"),
+        "binary": (7, True, "binary"),
+    }
+    vectors = (
+        Scaled(memory) if kind == "cosine" else Derived(memory, derived_recipe(*options[kind]))
+    )
+    tracemalloc.start()
+    made = vectors.take(np.arange(len(memory))[::-1])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < made.nbytes + 8 * 2**20
+    np.testing.assert_array_equal(made[2999], vectors.take(np.array([0]))[0])
 
 
 def test_binary_search_is_exact_by_hamming_distance():

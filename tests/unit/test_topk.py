@@ -271,7 +271,7 @@ def test_bytes_do_not_depend_on_the_way(name, monkeypatch):
     way = take_way(name, monkeypatch)
     for shape in shapes:
         assert digest(run(queries, Table(rows, ids, order), 20, **shape, **way)) == expected, shape
-    monkeypatch.setattr(topk, "PAIR_BUDGET", 200)
+    monkeypatch.setattr(topk_candidates, "PAIR_BUDGET", 200)
     monkeypatch.setattr(topk_candidates, "TILE_DOCUMENTS", 37)
     monkeypatch.setattr(topk_candidates, "TILE_QUERIES", 5)
     assert digest(run(queries, Table(rows, ids), 20, world=2, **way)) == expected
@@ -350,6 +350,25 @@ def test_excluded_documents_never_appear(way):
     check(queries, documents, 1000, exclude, world=2, block_rows=50, **way)
 
 
+@pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
+@pytest.mark.parametrize("count", [1, 2, 63, 100, 128, 5000])
+@pytest.mark.parametrize("reach", [1, 100, 10_000])
+@pytest.mark.parametrize("threads", [1, 2, 64])
+def test_candidates_fit_the_budget(chosen, count, reach, threads):
+    """Whatever is shared out; but a query has room for its candidates, however many they are."""
+    count = min(count, topk.default_query_rows(reach, 8, chosen))
+    sweep = topk_candidates.Sweep(normal(1, count, 8), [0] * 9, reach, 64, "cpu", chosen)
+    sweep._share_out(threads)
+    pairs = sum(sheet.low.numel() if torch.is_tensor(sheet.low) else sheet.low.size
+                for sheet in sweep.sheets)  # fmt: skip
+    assert pairs <= topk_candidates.PAIR_BUDGET
+    assert threads / 2 < len(sweep.lanes) <= threads or len(sweep.lanes) >= count
+    covered = sorted((lane.rows.start, lane.rows.stop, lane.stripe) for lane in sweep.lanes)
+    for stripe in range(len(sweep.sheets)):
+        rows = [number for a, b, s in covered if s == stripe for number in range(a, b)]
+        assert rows == list(range(count))
+
+
 def test_progress_ends_at_all_pairs():
     seen = []
     run(Table(normal(1, 7, 4)), Table(normal(2, 50, 4)), 3,
@@ -371,6 +390,8 @@ def test_errors_name_the_culprit():
         run(Table(good), Table(good), 0)
     with pytest.raises(TroveStepsError, match="no candidate pass 'int4'"):
         run(Table(good), Table(good), 2, candidate_pass="int4")
+    with pytest.raises(TroveStepsError, match="block_rows is -5; it must be at least 1"):
+        run(Table(good), Table(good), 2, block_rows=-5)
 
 
 @pytest.mark.parametrize("name", ["scifact", "cranfield"])

@@ -17,7 +17,7 @@ rule search:
     threads: get_threads
     resources:
         processes=get_processes,
-        block=PLAN.config["per_device_matmul_batch_size"],
+        block=PLAN.config["per_device_matmul_batch_size"] or 0,
         gpu=get_gpus,
         tasks_per_gpu=0,
         mem_mb=get_search_memory,
