@@ -23,8 +23,12 @@ DOCUMENTS, QUERIES = 3000, 70
 ENCODER, TEXTS = "e" * 32, "7" * 32
 
 
-def write_vectors(cache: Path, role: str, vectors: np.ndarray, shards: int, shuffled: bool) -> Path:
-    """Keep vectors in a store that was filled in `shards` portions, in file order or in another."""
+def write_vectors(
+    cache: Path, role: str, vectors: np.ndarray, shards: int, shuffled: bool, ids=None
+) -> Path:
+    """Keep vectors in a store that was filled in `shards` portions, in file order or in another.
+
+    `ids` are chunks of ids: by default one chunk of the role's first letter with the row's number."""
     store = Store(cache, ENCODER)
     prefix = role[0].encode()
     keys = np.stack(
@@ -38,7 +42,7 @@ def write_vectors(cache: Path, role: str, vectors: np.ndarray, shards: int, shuf
         np.random.default_rng(1).shuffle(order)
     for part in np.array_split(order, shards):
         store.write(keys[part], vectors[part])
-    ids = pa.chunked_array([[f"{role[0]}{row}" for row in range(len(vectors))]])
+    ids = pa.chunked_array(ids or [[f"{role[0]}{row}" for row in range(len(vectors))]])
     return write_collection(store, role, TEXTS, ids, keys, store.find(keys), {"kind": "texts"})
 
 
@@ -58,7 +62,8 @@ def make_cache(cache: Path, shards: int = 1, shuffled: bool = False) -> list[str
 def search(folder: Path, flags: list[str], world: int = 1, *more: str) -> Path:
     """Run the step by torchrun with `world` processes; return the manifest."""
     identity = {"encoder": ENCODER, "texts": TEXTS}
-    key = recipe_key(search_recipe(identity, identity, "dot", False))
+    rules = "cosine" if "cosine" in more else "dot", "--exclude-identical-ids" in more
+    key = recipe_key(search_recipe(identity, identity, *rules))
     output = folder / f"searches/{key}/top{DEPTH}.json"
     command = [sys.executable, "-m", "trove_steps.torchrun", "--nproc-per-node", str(world)]
     command += ["-m", "trove_steps.search", *flags, "--depth", str(DEPTH), *more]
@@ -130,3 +135,75 @@ def test_run_file_mistakes(alone, tmp_path, capsys):
     assert "--depth: 0" in capsys.readouterr().err
     assert main(["export-run", str(tmp_path / "top5.json"), str(tmp_path / "x")]) == 1
     assert "is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("world", "rules"),
+    [
+        (2, ["--exclude-identical-ids"]),
+        (1, ["--similarity", "cosine"]),
+        (1, ["--similarity", "cosine", "--exclude-identical-ids"]),
+    ],
+    ids=["identical ids", "cosine", "both"],
+)
+def test_rules_against_brute_force(tmp_path, capsys, world, rules):
+    """Queries that are documents too, under the same ids; ids lie in several chunks."""
+    chance = np.random.default_rng(5)
+    documents = chance.standard_normal((900, DIM)).astype(np.float32)
+    documents *= chance.uniform(0.1, 10, (900, 1)).astype(np.float32)
+    doc_ids = [f"c{row}" for row in range(900)]
+    own = chance.permutation(900)[:40]  # the document that each query is
+    queries = documents[own]
+    query_ids = [doc_ids[row] for row in own]
+    query_ids[3], query_ids[20] = "stranger", ""  # texts that stand in the corpus under another id
+    flags = [
+        "--query-embeddings",
+        str(
+            write_vectors(
+                tmp_path, "queries", queries, 1, False, [query_ids[:30], [], query_ids[30:]]
+            )
+        ),
+        "--corpus-embeddings",
+        str(
+            write_vectors(
+                tmp_path, "corpus", documents, 3, True, [doc_ids[:1], doc_ids[1:500], doc_ids[500:]]
+            )
+        ),
+    ]
+    manifest = search(tmp_path, flags, world, *rules)
+    scores = queries.astype(np.float64) @ documents.astype(np.float64).T
+    if "cosine" in rules:
+        scores /= np.linalg.norm(queries.astype(np.float64), axis=1)[:, None]
+        scores /= np.linalg.norm(documents.astype(np.float64), axis=1)
+    if "--exclude-identical-ids" in rules:
+        for query, name in enumerate(query_ids):
+            if name in doc_ids:
+                scores[query, doc_ids.index(name)] = -np.inf
+    order = np.argsort(-scores, axis=1)[:, :DEPTH]
+    expected = np.take_along_axis(scores, order, axis=1)
+    assert -np.diff(expected).max() > 1e-6  # so that lengths of 1 in float32 change no order
+    ranking = read_ranking(manifest, tmp_path)
+    np.testing.assert_array_equal(ranking.docs.reshape(40, DEPTH), order)
+    np.testing.assert_allclose(ranking.scores.reshape(40, DEPTH), expected, rtol=1e-6)
+    assert main(["certify", str(manifest)]) == 0
+    assert capsys.readouterr().out.endswith("\ncertified\n")
+
+
+def test_a_search_that_lost_rows_is_not_certified(alone, tmp_path, capsys):
+    """Also where its files agree with each other."""
+    cache = alone.parent.parent.parent
+    copy = tmp_path / "searches/x" / alone.name
+    copy.parent.mkdir(parents=True)
+    table = pa.ipc.open_file(str(alone.with_suffix(".arrow"))).read_all()
+    lost = np.ones(len(table), bool)
+    lost[5 * DEPTH + 7 : 6 * DEPTH] = False  # of query 5
+    with pa.ipc.new_file(str(copy.with_suffix(".arrow")), table.schema) as writer:
+        writer.write_table(table.filter(pa.array(lost)))
+    content = json.loads(alone.read_text())
+    content["arrow_sha256"] = hashlib.sha256(copy.with_suffix(".arrow").read_bytes()).hexdigest()
+    copy.write_text(json.dumps(content))
+    more = ["--queries", str(QUERIES), "--encoding-cache-dir", str(cache)]
+    assert main(["certify", str(alone), *more]) == 0
+    assert main(["certify", str(copy), *more]) == 1
+    out = capsys.readouterr().out
+    assert out.endswith("not certified: q5: 7 results instead of 20\nNOT certified\n")

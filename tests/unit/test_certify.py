@@ -1,5 +1,7 @@
 """`trove-steps certify` finds what is wrong with a search."""
 
+import tracemalloc
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -49,46 +51,58 @@ def test_damaged_vectors_are_named(tmp_path):
     assert line.startswith(f"{damaged} is damaged")
 
 
-@pytest.fixture
-def searched(monkeypatch):
-    """A right search of 6 queries × 80 documents, and a way to spoil it before it is certified."""
-    chance = np.random.default_rng(0)
-    queries = Memory(chance.normal(size=(6, 16)), "q")
-    vectors = chance.normal(size=(80, 16))
-    vectors[7] = vectors[3]  # two documents that tie for every query
-    documents = Memory(vectors, "d")
-    exact = np.stack(
-        [
-            rescore(np.repeat(query[None], len(documents), 0), documents.vectors)
-            for query in queries.vectors
-        ]
-    )
+def best(queries: Memory, documents: Memory, depth: int, exclude: bool = False) -> list[list]:
+    """Return [documents, scores] of each query, by brute force; with `exclude` not the one of its number."""
     numbers = np.arange(len(documents))
-    order = np.stack([np.lexsort((-numbers, -row))[:DEPTH] for row in exact])
-    scores = np.take_along_axis(exact, order, 1)
+    found = []
+    for query, vector in enumerate(queries.vectors):
+        exact = rescore(np.repeat(vector[None], len(documents), 0), documents.vectors)
+        order = np.lexsort((-numbers, -exact))
+        order = order[order != query][:depth] if exclude else order[:depth]
+        found.append([order, exact[order]])
+    return found
 
-    def spoiled(spoil=None):
-        docs, values = order.copy(), scores.copy()
-        if spoil:
-            spoil(docs, values)
+
+@pytest.fixture
+def certified(monkeypatch):
+    """A way to certify results (lists of [documents, scores]) that need not be right."""
+
+    def run(queries, documents, results, depth=DEPTH, exclude=False):
+        lengths = [len(docs) for docs, _ in results]
         ranking = Ranking(
             query_ids=queries.ids,
             doc_ids=documents.ids,
-            offsets=np.arange(0, docs.size + 1, DEPTH),
-            docs=docs.reshape(-1),
-            scores=values.reshape(-1),
+            offsets=np.cumsum([0, *lengths]),
+            docs=np.concatenate([docs for docs, _ in results]).astype(np.int64),
+            scores=np.concatenate([scores for _, scores in results]).astype(np.float64),
         )
         monkeypatch.setattr(module, "open_search", lambda *_: (ranking, queries, documents))
-        recipe = {"recipe": {"exclude_identical_ids": False}}
-        monkeypatch.setattr(module, "read_manifest", lambda *_: recipe)
+        described = {"recipe": {"exclude_identical_ids": exclude}, "depth": depth}
+        monkeypatch.setattr(module, "read_manifest", lambda *_: described)
         monkeypatch.setattr(module, "_damaged_shards", lambda *_: [])
         return certify("search.json", "cache", queries=100)
 
-    return spoiled
+    return run
 
 
-def test_a_right_search_is_certified(searched):
-    certificate = searched()
+@pytest.fixture
+def collection():
+    """6 queries and 80 documents, of which 3 and 7 tie for every query."""
+    chance = np.random.default_rng(0)
+    vectors = chance.normal(size=(80, 16))
+    vectors[7] = vectors[3]
+    return Memory(chance.normal(size=(6, 16)), "q"), Memory(vectors, "d")
+
+
+@pytest.fixture(params=[(256, 8192), (4, 7)], ids=["at once", "in blocks"])
+def blocks(request, monkeypatch):
+    monkeypatch.setattr(module, "QUERIES_AT_ONCE", request.param[0])
+    monkeypatch.setattr(module, "BLOCK_DOCUMENTS", request.param[1])
+
+
+@pytest.mark.parametrize("depth", [1, DEPTH, 80, 200])
+def test_a_right_search_is_certified(certified, collection, blocks, depth):
+    certificate = certified(*collection, best(*collection, depth), depth)
     assert certificate.failures == []
     assert certificate.queries == 6
     assert 0 <= certificate.largest_difference < 1e-13
@@ -96,37 +110,130 @@ def test_a_right_search_is_certified(searched):
 
 
 def wrong_score(docs, scores):
-    scores[2, 0] += 1e-6
+    return docs, scores + np.where(docs == docs[0], 1e-6, 0)
 
 
-def missing_document(docs, scores):
-    docs[1, :-1], scores[1, :-1] = docs[1, 1:].copy(), scores[1, 1:].copy()
-    docs[1, -1], scores[1, -1] = docs[1, -2], scores[1, -2]
+def last_bit(docs, scores):
+    return docs, np.nextafter(scores, np.where(np.arange(len(docs)) == 4, np.inf, scores))
+
+
+def no_number(docs, scores):
+    return docs, np.where(docs == docs[4], np.nan, scores)
+
+
+def twice(docs, scores):
+    return docs[[*range(9), 8]], scores[[*range(9), 8]]
 
 
 def swapped(docs, scores):
-    docs[4, [0, 1]], scores[4, [0, 1]] = docs[4, [1, 0]], scores[4, [1, 0]]
+    return docs[[1, 0, *range(2, 10)]], scores[[1, 0, *range(2, 10)]]
+
+
+def cut(docs, scores):
+    return docs[:5], scores[:5]
+
+
+def emptied(docs, scores):
+    return docs[:0], scores[:0]
+
+
+def lost_first(docs, scores):
+    return docs[1:], scores[1:]
+
+
+def strange_document(docs, scores):
+    return np.where(docs == docs[-1], 80, docs), scores
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (wrong_score, "q002: a score differs"),
-        (missing_document, "q001: a document stands twice"),
-        (swapped, "q004: the scores do not descend"),
+        (wrong_score, "a score differs by 1e-06"),
+        (last_bit, "a score differs from its definition in the last bits"),
+        (no_number, "a score differs by nan"),
+        (twice, "a document stands twice"),
+        (swapped, "the scores do not descend"),
+        (cut, "5 results instead of 10"),
+        (emptied, "0 results instead of 10"),
+        (lost_first, "9 results instead of 10"),
+        (strange_document, "a result names a document that is not there"),
     ],
 )
-def test_what_is_wrong_is_named(searched, spoil, message):
-    (failure,) = searched(spoil).failures
-    assert failure.startswith(message)
+def test_what_is_wrong_is_named(certified, collection, blocks, spoil, message):
+    results = best(*collection, DEPTH)
+    results[2] = spoil(*results[2])
+    (failure,) = certified(*collection, results).failures
+    assert failure.startswith(f"q002: {message}")
 
 
-def test_a_better_document_outside_is_found(searched):
-    def left_out(docs, scores):
-        docs[3, 0] = next(n for n in range(80) if n not in docs[3])
+def test_too_many_results(certified, collection):
+    (*_, failure) = certified(*collection, best(*collection, DEPTH + 1)).failures
+    assert failure == "q005: 11 results instead of 10"
 
-    (failure,) = searched(left_out).failures
-    assert failure.startswith("q003: ")
+
+@pytest.mark.parametrize("lost", [0, 4, 9])
+def test_a_better_document_outside_is_found(certified, collection, blocks, lost):
+    results = best(*collection, DEPTH)
+    results[3] = [np.delete(column, lost) for column in best(*collection, DEPTH + 1)[3]]
+    failures = certified(*collection, results).failures
+    assert failures == ["q003: a document outside the results scores higher than one inside"]
+
+
+def test_ties_go_by_id(certified, collection, blocks):
+    queries, documents = collection
+    queries.vectors[1] = documents.vectors[3]  # so that these two come first
+    results = best(queries, documents, DEPTH)
+    assert results[1][0][:2].tolist() == [7, 3]
+    results[1][0][:2] = 3, 7
+    (failure,) = certified(queries, documents, results).failures
+    assert failure == "q001: documents with equal scores are not ordered by id, descending"
+
+
+def test_a_tie_at_the_end_goes_by_id(certified, collection, blocks):
+    queries, documents = collection
+    queries.vectors[1] = documents.vectors[3]
+    results = best(queries, documents, 1)
+    assert certified(queries, documents, results, 1).failures == []
+    results[1][0][0] = 3
+    (failure,) = certified(queries, documents, results, 1).failures
+    assert failure == "q001: a document outside ties with the last one and has a larger id"
+
+
+def test_a_document_is_better_by_less_than_rounding(certified, blocks):
+    """Their scores differ in the last bits, by less than two sums of 16 products may."""
+    vectors = np.zeros((2, 16))
+    vectors[:, 0], vectors[1, 1] = 1, 2.0**-50
+    queries, documents = Memory(np.ones((1, 16)), "q"), Memory(vectors, "d")
+    (right,) = best(queries, documents, 1)
+    assert right[0] == 1
+    assert certified(queries, documents, [right], 1).failures == []
+    (failure,) = certified(queries, documents, [[[0], [1.0]]], 1).failures
+    assert failure == "q000: a document outside the results scores higher than one inside"
+
+
+@pytest.mark.parametrize("depth", [DEPTH, 80])
+def test_documents_with_the_id_of_the_query(certified, collection, blocks, depth):
+    _, documents = collection
+    queries = Memory(documents.vectors[:6], "d")
+    results = best(queries, documents, depth, exclude=True)
+    assert certified(queries, documents, results, depth, exclude=True).failures == []
+    assert len(certified(queries, documents, results, depth).failures) == 6
+    results[4] = best(queries, documents, len(results[4][0]))[4]
+    (failure,) = certified(queries, documents, results, depth, exclude=True).failures
+    assert failure == "d004: the document with the query's own id is among the results"
+
+
+def test_memory_does_not_go_with_the_documents(certified, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_DOCUMENTS", 500)
+    chance = np.random.default_rng(1)
+    queries, documents = (Memory(chance.normal(size=(n, 4)), "d") for n in (50, 40_000))
+    results = best(queries, documents, DEPTH)
+    certified(queries, documents, results)
+    tracemalloc.start()
+    assert certified(queries, documents, results).failures == []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 2**20  # the scores of all documents take 15 MiB
 
 
 @pytest.mark.parametrize("count", ["0", "-3", "x"])
@@ -134,6 +241,12 @@ def test_a_number_of_queries_is_checked(capsys, count):
     with pytest.raises(SystemExit):
         main(["certify", "search.json", "--queries", count])
     assert "is not a number of queries, 1 or more" in capsys.readouterr().err
+
+
+def test_a_seed_is_checked(capsys):
+    with pytest.raises(SystemExit):
+        main(["certify", "search.json", "--seed=-1"])
+    assert "'-1' is not a seed" in capsys.readouterr().err
 
 
 def test_a_healthy_file_of_another_kind_stays(tmp_path, capsys):

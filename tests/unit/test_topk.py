@@ -207,7 +207,8 @@ def test_hard_values(way, kind, depth):
     check(queries, documents, depth, block_rows=128, **way)
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("name", WAYS)
+@settings(max_examples=40, deadline=None)
 @given(
     n=st.integers(0, 60),
     q=st.integers(0, 9),
@@ -215,12 +216,12 @@ def test_hard_values(way, kind, depth):
     depth=st.integers(1, 70),
     block_rows=st.integers(1, 40),
     query_rows=st.integers(1, 12),
-    world=st.integers(1, 3),
+    world=st.integers(1, 4),
     distinct=st.integers(1, 40),
     seed=st.integers(0, 9),
     data=st.data(),
 )
-def test_shapes(n, q, dim, depth, block_rows, query_rows, world, distinct, seed, data):
+def test_shapes(name, n, q, dim, depth, block_rows, query_rows, world, distinct, seed, data):
     rng = np.random.default_rng(seed)
     values = rng.integers(-2, 3, (distinct, dim)).astype(np.float32)
     documents = Table(
@@ -230,10 +231,12 @@ def test_shapes(n, q, dim, depth, block_rows, query_rows, world, distinct, seed,
     )
     queries = Table(rng.integers(-2, 3, (q, dim)))
     exclude = rng.integers(-1, n, q) if n and seed % 2 else None
-    check(
-        queries, documents, depth, exclude,
-        block_rows=block_rows, query_rows=query_rows, world=world,
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        way = take_way(name, patch)
+        check(
+            queries, documents, depth, exclude,
+            block_rows=block_rows, query_rows=query_rows, world=world, **way,
+        )  # fmt: skip
 
 
 def test_ids_are_compared_as_utf8_bytes():
