@@ -40,6 +40,8 @@ class Certificate:
 
 def certify(manifest: Path, cache_dir: Path, queries: int, seed: int = 0) -> Certificate:
     """Check `queries` randomly chosen queries of a search (all if there are fewer)."""
+    if seed < 0:
+        raise TroveStepsError(f"--seed: {seed}; it must be a whole number, 0 or more")
     ranking, query_vectors, doc_vectors = open_search(manifest, cache_dir)
     described = read_manifest(manifest, "a search (top….json)", MANIFEST | {"depth": int})
     recipe = described["recipe"]

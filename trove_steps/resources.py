@@ -27,6 +27,9 @@ BYTES_PER_PAIR = 1000  # of a query and a document, as a cross-encoder reads the
 DIMENSIONS = 1024
 CPU_FLOPS = 10e9  # of one thread, in a forward pass
 GPU_FLOPS = 10e12  # of one device; a modern one does many times that
+SEARCH_MB = 1200  # one rank's blocks, candidates and results (docs/search.md), whatever it searches
+BYTES_PER_ROW = 12  # of an opened collection: where the vector of each text is
+BLOCKS = 3  # of documents that a search holds
 PAIRS_PER_SECOND = 20e6  # queries × documents that one thread scores, of DIMENSIONS
 AUTO_PROCESSES = 4  # assumed for nproc_per_node: auto on a node that can't be looked at
 
@@ -106,12 +109,14 @@ def encode_minutes(texts: int, weights: int, force: Workforce, records: list[dic
     return _minutes(seconds)
 
 
-def search_memory(queries: int, documents: int, depth: int, processes: int) -> int:
-    """Return the MB that a search needs; `queries` and `documents` are bytes of text."""
-    rows = queries / BYTES_PER_TEXT
-    found = rows * depth * 20 * 3
-    vectors = (rows + documents / BYTES_PER_TEXT / 4) * DIMENSIONS * 4
-    return math.ceil(BASE_MB + processes * PROCESS_MB + _mb(found) + _mb(vectors))
+def search_memory(texts: int, processes: int, block: int | None = None) -> int:
+    """Return the MB that a search needs; `texts` are bytes, `block` a given number of documents at once.
+
+    The vectors are mapped, so that they are in memory only as long as nobody else wants it.
+    """
+    rows = texts / BYTES_PER_TEXT * BYTES_PER_ROW
+    blocks = BLOCKS * (block or 0) * DIMENSIONS * 4
+    return math.ceil(BASE_MB + processes * (PROCESS_MB + SEARCH_MB + _mb(rows) + _mb(blocks)))
 
 
 def search_minutes(queries: int, documents: int, force: Workforce) -> int:
@@ -216,9 +221,10 @@ class Requests:
         )
         return again(minutes, attempt, self.limits.minutes)
 
-    def search_memory(self, cell, depth: int, attempt: int) -> int:
+    def search_memory(self, cell, attempt: int) -> int:
         """Return the MB of a search."""
-        return self._memory(search_memory(*_sizes(cell), depth, self.processes), attempt)
+        block = self.plan.config["per_device_matmul_batch_size"]
+        return self._memory(search_memory(sum(_sizes(cell)), self.processes, block), attempt)
 
     def search_minutes(self, cell, threads: int, gpus: int, attempt: int) -> int:
         """Return the minutes of a search with so many CPU threads and GPUs."""

@@ -49,6 +49,7 @@ ROWS = pa.schema(
 OPEN_SHARDS = 128  # memory maps held at once by a reader; each costs a file descriptor
 KEYS_AT_ONCE = 1 << 19  # keys of shards that a look-up reads in one go
 COMPARED_AT_ONCE = 1 << 17  # and compares in one go
+ORDERED_AT_ONCE = 1 << 22  # texts that a reader sorts in one go
 
 
 def store_directory(cache_dir: Path, encoder: str) -> Path:
@@ -549,11 +550,33 @@ def point_anew(store: Store, manifest: Path) -> None:
         os.utime(_rows_path(manifest), (used, used))
 
 
+def storage_order(shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return int32[n] (int64 from 2³¹ on): the numbers of texts by shard int32[n], then row int32[n].
+
+    Some shards are sorted at a time, so that what the sort itself takes does not go with the texts.
+    """
+    order = np.empty(len(shards), np.int32 if len(shards) < 1 << 31 else np.int64)
+    counts = np.zeros(shards.max(initial=-1) + 1, np.int64)
+    for start in range(0, len(shards), ORDERED_AT_ONCE):
+        part = np.bincount(shards[start : start + ORDERED_AT_ONCE])
+        counts[: len(part)] += part
+    ends = np.cumsum(counts)
+    first = filled = 0
+    while first < len(ends):
+        stop = max(first + 1, int(np.searchsorted(ends, filled + ORDERED_AT_ONCE, side="right")))
+        texts = np.flatnonzero((shards >= first) & (shards < stop))
+        place = shards[texts].astype(np.int64) << 32 | rows[texts]
+        order[filled : ends[stop - 1]] = texts[np.argsort(place, kind="stable")]
+        first, filled = stop, ends[stop - 1]
+    return order
+
+
 class Vectors:
     """The vectors of a collection, in file order, read from the shards through memory maps.
 
-    Attributes: `ids` (pa.ChunkedArray of strings), `dim`, `order` int64[n] (text numbers in the order of
-    storage: reading in this order is sequential), `manifest`. `len()` is the number of texts.
+    Attributes: `ids` (pa.ChunkedArray of strings), `dim`, `order` int32[n] (text numbers in the order of
+    storage: reading in this order is sequential), `manifest`. `len()` is the number of texts. Open, it holds
+    12 bytes a text.
     """
 
     def __init__(self, manifest: Path):
@@ -567,7 +590,7 @@ class Vectors:
         self.ids = table.column("id")
         self.dim = self.manifest["dim"]
         shards, rows = table.column("shard").to_numpy(), table.column("row").to_numpy()
-        self.order = np.lexsort((rows, shards))
+        self.order = storage_order(shards, rows)
         self._places = names, shards, rows  # replaced as a whole: threads may be reading
         self._open: OrderedDict[str, Shard] = OrderedDict()
 
@@ -609,7 +632,7 @@ class Vectors:
         return [self._store.shard_path(name) for name in self._places[0]]
 
     def blocks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (text numbers int64[m], vectors float32[m, dim]) over all texts in storage order."""
+        """Yield (text numbers int32[m], vectors float32[m, dim]) over all texts in storage order."""
         for start in range(0, len(self), size):
             texts = self.order[start : start + size]
             yield texts, self.take(texts)

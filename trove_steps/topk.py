@@ -29,7 +29,7 @@ class Vectors(Protocol):
 
     dim: int
     ids: object  # pyarrow string array, plain or chunked
-    order: np.ndarray  # int64[n], text indices in storage order
+    order: np.ndarray  # int32[n] or int64[n], text indices in storage order
 
     def __len__(self) -> int: ...
 

@@ -76,11 +76,16 @@ def test_minutes_without_a_record_follow_the_model_and_what_computes():
 
 
 def test_searching_and_ranking_grow_with_the_data():
-    assert search_memory(GB, GB, 1000, 1) > search_memory(GB, GB, 10, 1)
-    assert search_memory(GB, 9 * GB, 10, 1) > search_memory(GB, GB, 10, 1)
     assert search_minutes(GB, 9 * GB, workforce(8, 0)) > search_minutes(GB, GB, workforce(8, 0))
     assert search_minutes(GB, GB, workforce(8, 1)) < search_minutes(GB, GB, workforce(8, 0))
     assert rank_memory(GB, GB, 1000) > rank_memory(GB, GB, 10)
+
+
+def test_memory_of_a_search_is_bounded():
+    """10 GB of text are 25 to 100 million documents, whose vectors would take 100 GB."""
+    assert search_memory(10 * GB, 1) < 6000
+    assert search_memory(10 * GB, 2) > search_memory(10 * GB, 1) > 2000
+    assert search_memory(GB, 1, block=40_960) > search_memory(GB, 1) + 3 * 160
 
 
 @pytest.mark.parametrize(
@@ -149,7 +154,7 @@ def test_every_figure_is_a_whole_number():
     figures = [
         encode_memory(123, 45, 2, [record()]),
         encode_minutes(10**11, 10**9, workforce(3, 0), []),
-        search_memory(123, 45, 7, 2),
+        search_memory(123, 2),
         search_minutes(10**8, 10**11, workforce(3, 0)),
         rank_memory(123, 45, 7),
     ]

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from trove_steps.store import (
     Store,
     Vectors,
     first_of_each,
+    storage_order,
     unsorted,
     write_collection,
 )
@@ -434,3 +436,25 @@ def test_the_recipe_stays_as_first_written(store):
     before = (store.directory / "recipe.json").stat().st_mtime_ns
     store.write_recipe({"pooling": "mean"})
     assert (store.directory / "recipe.json").stat().st_mtime_ns == before
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), max_size=60), st.integers(1, 70))
+def test_the_order_of_storage(places, portion):
+    shards, rows = np.array(places, np.int32).reshape(-1, 2).T
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "ORDERED_AT_ONCE", portion)
+        order = storage_order(shards, rows)
+    assert order.dtype == np.int32
+    assert order.tolist() == sorted(range(len(places)), key=lambda text: (*places[text], text))
+
+
+def test_memory_of_the_order_of_storage(monkeypatch):
+    monkeypatch.setattr(store_module, "ORDERED_AT_ONCE", 1 << 14)
+    chance = np.random.default_rng(0)
+    shards, rows = chance.integers(0, 200, (2, 1 << 19)).astype(np.int32)
+    tracemalloc.start()
+    order = storage_order(shards, rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * order.nbytes

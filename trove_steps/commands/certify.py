@@ -10,7 +10,7 @@ def add(commands) -> None:
     parser.add_argument(
         "--queries", type=_count, default=50, metavar="N", help="how many, chosen at random (50)"
     )
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of that choice (0)")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--encoding-cache-dir",
         type=Path,
@@ -22,12 +22,6 @@ def add(commands) -> None:
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of queries, 1 or more")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a seed: give a whole number, 0 or more")
     return int(text)
 
 

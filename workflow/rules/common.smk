@@ -347,7 +347,7 @@ def get_encode_minutes(role):
 
 def get_search_memory(wildcards, attempt):
     cell = PLAN.searches[wildcards.search]
-    return REQUESTS.search_memory(cell, int(wildcards.depth), attempt)
+    return REQUESTS.search_memory(cell, attempt)
 
 
 def get_search_minutes(wildcards, threads, attempt):
