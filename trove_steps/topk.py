@@ -21,6 +21,7 @@ from trove_steps import topk_candidates
 from trove_steps.errors import TroveStepsError
 from trove_steps.topk_candidates import TILE_DOCUMENTS, Sweep, capacity, slices
 
+PAIR_BYTES = 12  # of a candidate: its interval and its place
 BLOCK_BYTES = 32 * 2**20  # document vectors of one block; two are held, one is being read
 
 
@@ -102,23 +103,28 @@ def _add_halves(products):
     return products[..., 0] + 0.0  # -0.0 would tell how much of the width was padding
 
 
-def default_query_rows(reach: int, dim: int, chosen: str = "float32") -> int:
+def default_query_rows(reach: int, dim: int, chosen: str, device: str = "cpu") -> int:
     """Queries of one sweep over the corpus: they and their candidates fit the memory budget."""
-    fitting = min(
-        topk_candidates.PAIR_BUDGET // capacity(reach, chosen), 4 * BLOCK_BYTES // (4 * dim)
-    )
-    return max(1, fitting)
+    pairs = topk_candidates.PAIR_BUDGET
+    if device != "cpu":  # where a document that was copied must meet many queries to be worth it
+        pairs = max(pairs, _device_share(device) // PAIR_BYTES)
+    return max(1, min(pairs // capacity(reach, chosen), 4 * BLOCK_BYTES // (4 * dim)))
 
 
 def default_block_rows(dim: int, device: str = "cpu") -> int:
     """Documents of one block, the unit that a rank claims and reads."""
     size = BLOCK_BYTES
     if device != "cpu":
-        import torch
-
-        size = max(size, min(2**30, torch.cuda.mem_get_info(device)[0] // 16))
+        size = max(size, min(2**30, _device_share(device)))
     rows = size // (4 * dim)
     return max(1, rows // TILE_DOCUMENTS * TILE_DOCUMENTS or rows)
+
+
+def _device_share(device: str) -> int:
+    """Bytes of a GPU's memory that one kind of thing may take: a sixteenth of what is free."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] // 16
 
 
 def search(
@@ -147,7 +153,8 @@ def search(
     with the (query, document) pairs that all ranks have begun so far.
     `candidate_pass`: "float32", "bfloat16" or "int8", which differ in speed alone. "auto" takes
     int8 on a CPU whose int8 products are fast (and goes back to float32 tile by tile where scores
-    are too close for it), bfloat16 on a GPU that has it, else float32.
+    are too close for it), bfloat16 on a GPU whose products of it keep float32 sums (and goes on in
+    float32 once it lost most queries of a sweep), else float32.
     Raises TroveStepsError for vectors that do not match or are not finite.
     """
     if depth < 1:
@@ -168,7 +175,9 @@ def search(
     reach = depth + (exclude is not None)
     chosen = topk_candidates.choose_pass(candidate_pass, device, queries, documents)
     block_rows = block_rows or default_block_rows(documents.dim, device)
-    query_rows = query_rows or default_query_rows(reach, documents.dim, chosen)
+    query_rows = query_rows or default_query_rows(reach, documents.dim, chosen, device)
+    # Scoring and merging in slices bounds what a rank holds, and what rank 0 holds of all ranks.
+    part_rows = max(1, topk_candidates.PAIR_BUDGET // (capacity(reach, chosen) * comm.world))
     for rows in slices(len(queries), query_rows):
         numbers = np.arange(rows.start, rows.stop)
         vectors = np.ascontiguousarray(queries.take(numbers), dtype=np.float32)
@@ -177,10 +186,7 @@ def search(
         for begun in sweep.run(_claims(comm, f"search.{rows.start}", len(documents), block_rows)):
             if progress is not None:
                 progress(rows.start * len(documents) + len(vectors) * begun)
-        # Merging in slices bounds what rank 0 holds, whatever the depth and the number of ranks.
-        for part in slices(
-            len(vectors), max(1, topk_candidates.PAIR_BUDGET // (reach * comm.world))
-        ):
+        for part in slices(len(vectors), part_rows):
             scores, docs = _scored(sweep, part)
             if exclude is not None:
                 hit = docs == np.asarray(exclude)[rows][part, None]
@@ -189,6 +195,8 @@ def search(
             if gathered is not None:
                 first = rows.start + part.start
                 yield _packed(first, *_ordered(*gathered, depth, documents.ids))
+        if candidate_pass == "auto" and sweep.chosen == "bfloat16" and sweep.lost().mean() > 0.5:
+            chosen = "float32"
 
 
 def _claims(comm: Comm, name: str, count: int, block_rows: int) -> Iterator[int]:
@@ -211,12 +219,8 @@ def _scored(sweep: Sweep, part: slice) -> tuple[np.ndarray, np.ndarray]:
     if not lost.any():
         return scores, docs
     if sweep.chosen == "bfloat16":
-        finer = Sweep(
-            vectors[lost], sweep.documents, sweep.reach, sweep.block_rows, sweep.device, "float32"
-        )
-        for _ in finer.run(iter(sweep.blocks)):
-            pass
-        more_scores, more_docs = _scored(finer, slice(0, len(finer.vectors)))
+        before = int(sweep.lost(slice(0, part.start)).sum())
+        more_scores, more_docs = _scored(sweep.finer, slice(before, before + int(lost.sum())))
     else:
         more_scores, more_docs = _search_in_full(vectors[lost], sweep)
     extra = ((0, 0), (0, max(0, more_docs.shape[1] - docs.shape[1])))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -63,9 +63,23 @@ def choose_pass(name: str, device: str, queries, documents) -> str:
     if name != "auto":
         return name
     if device != "cpu":
-        return "float32"  # bfloat16 must be measured on a GPU before it is taken by itself
+        return "bfloat16" if _multiplies_bfloat16(device) else "float32"
     large = len(queries) * len(documents) * documents.dim > 10**10  # else the trial costs more
     return "int8" if coded and large and _int8_is_fast(documents.dim) else "float32"
+
+
+def _multiplies_bfloat16(device: str) -> bool:
+    """Whether a GPU has bfloat16 products that are fast and keep float32 sums: Ampere or later."""
+    import torch
+
+    return _can_widen() and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _can_widen() -> bool:
+    """Whether torch gives products of bfloat16 matrices in float32 on a GPU: CUDA's from 2.8 on."""
+    import torch
+
+    return torch.version.cuda is not None and hasattr(torch.ops.aten.mm, "dtype_out")
 
 
 @cache
@@ -272,10 +286,10 @@ class Bound:
         # 8 more roundings: the ends of the interval, the threshold and their comparison.
         self.gamma = self.norm_slack = _gamma(dim + 8, 2.0**-24)
         if self.coarse:
-            # Tensor cores cut off low bits of sums instead of rounding, for which 2^-21 is
-            # generous; and the result itself may have been rounded to bfloat16.
-            gamma = _gamma(dim + 8, 2.0**-21)
-            self.gamma = gamma + 2.0**-8 * (1 + gamma)
+            # Tensor cores cut off low bits of sums instead of rounding, for which 2^-21 is generous.
+            self.gamma = _gamma(dim + 8, 2.0**-21)
+            if not _widens(queries.tensor):  # the result itself was rounded to bfloat16
+                self.gamma += 2.0**-8 * (1 + self.gamma)
         self.norms, self.residues = self._above(queries.norms), self._above(queries.residues)
 
     def _above(self, norms):
@@ -444,9 +458,18 @@ class Sweep:
         """int64[m, w]: candidates of queries `part` as places in storage order, -1 fills up."""
         return np.concatenate([sheet.places(part) for sheet in self.sheets], axis=1)
 
-    def lost(self, part: slice) -> np.ndarray:
+    def lost(self, part: slice = slice(None)) -> np.ndarray:
         """bool[m]: which of queries `part` must be searched again: their `places` do not count."""
         return np.any([sheet.is_lost(part) for sheet in self.sheets], axis=0)
+
+    @cached_property
+    def finer(self) -> Sweep:
+        """The lost queries against the same blocks in float32."""
+        vectors = self.vectors[self.lost()]
+        again = Sweep(vectors, self.documents, self.reach, self.block_rows, self.device, "float32")
+        for _ in again.run(iter(self.blocks)):
+            pass
+        return again
 
     def _share_out(self, threads: int) -> None:
         """Threads share the queries and, when these are few, the documents too.
@@ -549,6 +572,11 @@ class Sweep:
         return done
 
 
+def _widens(factor) -> bool:
+    """Whether products with this bfloat16 factor come in float32."""
+    return factor.is_cuda and _can_widen()
+
+
 def _shaped(scratch, rows: int, columns: int):
     return scratch[: rows * columns].view(rows, columns)
 
@@ -559,7 +587,7 @@ def _multiply(left, right, out) -> None:
 
     if left.dtype == torch.float32:
         torch.mm(left, right, out=out)
-    elif left.is_cuda:
+    elif _widens(left):
         torch.mm(left, right, out_dtype=torch.float32, out=out)
     else:
         out.copy_(torch.mm(left, right))
@@ -569,15 +597,20 @@ def _multiply(left, right, out) -> None:
 def _one_thread_each():
     """Torch with one thread per caller, as our own threads share the work. Gives their number.
 
-    Also full float32 products: the bound does not hold for the faster approximations.
+    Also full float32 products (no TF32), and bfloat16 products without partial sums in bfloat16:
+    the bound does not hold for the faster approximations.
     """
     import torch
 
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    products = torch.backends.cuda.matmul
+    reduced = products.allow_bf16_reduced_precision_reduction
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("highest")
+    products.allow_bf16_reduced_precision_reduction = False
     try:
         yield threads
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
+        products.allow_bf16_reduced_precision_reduction = reduced

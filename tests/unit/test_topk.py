@@ -372,6 +372,49 @@ def test_candidates_fit_the_budget(chosen, count, reach, threads):
         assert rows == list(range(count))
 
 
+@pytest.mark.parametrize(
+    ("cuda", "capability", "widens", "expected"),
+    [
+        ("12.8", (9, 0), True, "bfloat16"),
+        ("12.8", (8, 0), True, "bfloat16"),
+        ("12.8", (7, 5), True, "float32"),
+        ("12.8", (9, 0), False, "float32"),  # torch 2.6 and 2.7
+        (None, (9, 4), True, "float32"),  # ROCm
+    ],
+)
+def test_auto_on_a_gpu(monkeypatch, cuda, capability, widens, expected):
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    if not widens:
+        monkeypatch.setattr(torch.ops.aten, "mm", object())
+    table = Table(normal(1, 4, 4))
+    assert topk_candidates.choose_pass("auto", "cuda:0", table, table) == expected
+
+
+@pytest.mark.parametrize(
+    ("spread", "expected"), [(1, ["bfloat16"] * 3), (1e-4, ["bfloat16"] + 3 * ["float32"])]
+)
+def test_bfloat16_gives_up_where_scores_are_too_close(monkeypatch, spread, expected):
+    """But only where it was not asked for; its lost queries are searched in float32 once, together."""
+    taken = []
+
+    class Seen(topk_candidates.Sweep):
+        def __init__(self, *args):
+            super().__init__(*args)
+            taken.append(self.chosen)
+
+    for module in (topk, topk_candidates):
+        monkeypatch.setattr(module, "Sweep", Seen)
+    monkeypatch.setattr(topk_candidates, "choose_pass", lambda *_: "bfloat16")
+    documents = Table(1 + spread * normal(1, 3000, 32))
+    queries = Table(1 + spread * normal(2, 30, 32))
+    check(queries, documents, 5, query_rows=10)
+    assert taken == expected
+    taken.clear()
+    check(queries, documents, 5, query_rows=10, candidate_pass="bfloat16")
+    assert taken.count("bfloat16") == 3
+
+
 def test_progress_ends_at_all_pairs():
     seen = []
     run(Table(normal(1, 7, 4)), Table(normal(2, 50, 4)), 3,
