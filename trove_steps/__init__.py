@@ -16,3 +16,17 @@ def load_embeddings(manifest, path=None):
     from trove_steps.export import load_embeddings
 
     return load_embeddings(manifest, path)
+
+
+def load_ranking(manifest, cache=None):
+    """Return a search as a pandas.DataFrame, best first for each query, queries in file order.
+
+    manifest: `cache/searches/…/top….json`.
+    cache: the folder that holds the vectors, if the manifest does not lie in it.
+
+    Columns: query and document (ids, str), rank (int64, from 1), score (float64). Raises TroveStepsError if
+    the manifest, its ranking or the tables of ids can't be read.
+    """
+    from trove_steps.search import load_ranking
+
+    return load_ranking(manifest, cache)

@@ -68,6 +68,18 @@ def read_ranking(manifest: Path, cache_dir: Path) -> Ranking:
     return open_search(manifest, cache_dir)[0]
 
 
+def load_ranking(manifest: Path, cache: Path | None = None):
+    """Return a ranking as a table for people; see trove_steps.load_ranking."""
+    ranking = read_ranking(Path(manifest), Path(cache or Path(manifest).parent.parent.parent))
+    columns = {
+        "query": ranking.query_ids.take(pa.array(ranking.row_queries)),
+        "document": ranking.doc_ids.take(pa.array(ranking.docs)),
+        "rank": np.arange(len(ranking.docs)) - np.repeat(ranking.offsets[:-1], ranking.lengths) + 1,
+        "score": ranking.scores,
+    }
+    return pa.table(columns).to_pandas()
+
+
 def open_search(manifest: Path, cache_dir: Path) -> tuple:
     """Load a ranking and the vectors that were searched: (Ranking, queries, documents).
 

@@ -4,11 +4,13 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -128,6 +130,49 @@ def test_the_run_file_is_that_of_the_search(alone, tmp_path, capsys):
     short = gzip.decompress(packed.read_bytes()).decode().splitlines()
     assert [line.split(" ")[:4] for line in short] == [row[:4] for row in rows if int(row[3]) <= 3]
     assert {line.split(" ")[5] for line in short} == {"mine"}
+
+
+def test_pandas_as_the_documentation_has_it(tmp_path):
+    """Also with ids that pandas would take for missing values, numbers or quotes."""
+    chance = np.random.default_rng(6)
+    doc_ids = ["NA", "null", "nan", "007", "1e5", 'a"b', '"', "#1", "True", "ä", "10", "9"]
+    query_ids = ["nan", "1", '"q"', "N/A"]
+    manifests = {
+        role: write_vectors(
+            tmp_path, role, chance.standard_normal((len(ids), 4)).astype("f4"), 1, False, [ids]
+        )
+        for role, ids in {"corpus": doc_ids, "queries": query_ids}.items()
+    }
+    manifest = search(
+        tmp_path,
+        [
+            f"--query-embeddings={manifests['queries']}",
+            f"--corpus-embeddings={manifests['corpus']}",
+        ],
+    )
+    run_file = tmp_path / "run.trec.gz"
+    assert main(["export-run", str(manifest), str(run_file)]) == 0
+    page = (PROJECT / "docs/results.md").read_text()
+    loaded, read = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    loaded = loaded.replace("cache/searches/…/top100.json", str(manifest))
+    read = read.replace("results/scifact/minilm/run.trec.gz", str(run_file))
+    frames = []
+    for code in (loaded, read):
+        names: dict = {}
+        exec(code, names)
+        frames.append(names["run"])
+    run, trec = frames
+    assert list(run.columns) == ["query", "document", "rank", "score"]
+    ranking = read_ranking(manifest, tmp_path)
+    assert run["query"].tolist() == [name for name in query_ids for _ in doc_ids]
+    assert run["document"].tolist() == [doc_ids[doc] for doc in ranking.docs]
+    assert run["rank"].tolist() == [*range(1, len(doc_ids) + 1)] * len(query_ids)
+    np.testing.assert_array_equal(run["score"], ranking.scores)
+    for column in ("query", "document", "rank"):
+        assert trec[column].tolist() == run[column].tolist()
+    arrow = pd.read_feather(manifest.with_suffix(".arrow"))
+    ids = pd.read_feather(manifests["corpus"].with_suffix(".rows.arrow"))["id"]
+    assert ids[arrow["document"]].tolist() == run["document"].tolist()
 
 
 def test_run_file_mistakes(alone, tmp_path, capsys):
