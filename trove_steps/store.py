@@ -571,6 +571,13 @@ def storage_order(shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return order
 
 
+def _run(numbers: np.ndarray) -> np.ndarray | slice:
+    """Return a slice, which numpy copies at once, where numbers int[n], n > 0, follow each other."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    follow = last - first == len(numbers) - 1 and (np.diff(numbers) == 1).all()
+    return slice(first, last + 1) if follow else numbers
+
+
 class Vectors:
     """The vectors of a collection, in file order, read from the shards through memory maps.
 
@@ -624,7 +631,7 @@ class Vectors:
         for places in np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1):
             if len(places):
                 shard = self._shard(names[shards[places[0]]])
-                vectors[places] = shard.vectors[rows[places]]
+                vectors[_run(places)] = shard.vectors[_run(rows[places])]
         return vectors
 
     def shard_paths(self) -> list[Path]:

@@ -458,3 +458,19 @@ def test_memory_of_the_order_of_storage(monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 * order.nbytes
+
+
+@given(
+    st.one_of(
+        st.lists(st.integers(0, 9), min_size=1, max_size=6),
+        st.builds(
+            lambda first, count: list(range(first, first + count)),
+            st.integers(0, 9),
+            st.integers(1, 9),
+        ),
+    )
+)
+def test_a_run_of_numbers_reads_the_same(numbers):
+    run = store_module._run(np.array(numbers, np.int32))
+    np.testing.assert_array_equal(np.arange(20)[run], numbers)
+    assert isinstance(run, slice) == (numbers == list(range(numbers[0], numbers[0] + len(numbers))))
