@@ -142,9 +142,8 @@ def search(
     `block_rows`: documents that a rank claims and reads at once. `query_rows`: queries of one sweep
     over the corpus. `exclude`: int64[len(queries)], the document that a query must never get, -1
     for none. `progress`: called with the (query, document) pairs that all ranks have begun so far.
-    `candidate_pass`: "float32", "bfloat16" or "int8", which differ in speed alone. "auto" takes
-    int8 on a CPU whose int8 products are fast (and goes back to float32 tile by tile where scores
-    are too close for it), bfloat16 on a GPU that has it, else float32.
+    `candidate_pass`: "float32", "bfloat16" or "int8", which differ in speed alone. "auto" takes the
+    one that a short trial on this CPU predicts to be fastest; on a GPU float32.
     Raises TroveStepsError for vectors that do not match or are not finite.
     """
     if depth < 1:
@@ -160,7 +159,7 @@ def search(
     reach = depth + (exclude is not None)
     block_rows = block_rows or default_block_rows(documents.dim, device)
     query_rows = query_rows or default_query_rows(reach, documents.dim)
-    chosen = topk_candidates.choose_pass(candidate_pass, device, queries, documents)
+    chosen = topk_candidates.choose_pass(candidate_pass, device, queries, documents, reach)
     for rows in slices(len(queries), query_rows):
         numbers = np.arange(rows.start, rows.stop)
         vectors = np.ascontiguousarray(queries.take(numbers), dtype=np.float32)
