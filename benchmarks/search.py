@@ -90,14 +90,16 @@ Method = Callable[[Data, int], Callable[[], object]]  # prepares, and returns wh
 
 
 def make_vectors(path: Path, rows: int, dim: int, seed: int) -> MemoryMapped:
-    """Unit vectors with a common mean and a falling spectrum, as text encoders give."""
-    spread = 1 / np.sqrt(10 + np.arange(dim))
-    mean = np.random.default_rng(0).standard_normal(dim) * spread / 2
+    """Unit vectors with a common mean and a falling spectrum in no basis of its own, as encoders give."""
+    chance = np.random.default_rng(0)
+    basis = np.linalg.qr(chance.standard_normal((dim, dim)))[0]
+    spread = (basis / np.sqrt(10 + np.arange(dim))).T.astype(np.float32)
+    mean = (chance.standard_normal(dim) @ spread / 2).astype(np.float32)
     array = np.lib.format.open_memmap(path, "w+", np.float32, (rows, dim))
     generator = np.random.default_rng(seed)
     for start in range(0, rows, SLICE):
         part = array[start : start + SLICE]
-        part[:] = generator.standard_normal(part.shape, np.float32) * spread + mean
+        part[:] = generator.standard_normal(part.shape, np.float32) @ spread + mean
         part /= np.linalg.norm(part, axis=1, keepdims=True)
     array.flush()
     return MemoryMapped(path)

@@ -151,10 +151,9 @@ def search(
     over the corpus. Of both, None or 0 takes what fits the memory budget. `exclude`:
     int64[len(queries)], the document that a query must never get, -1 for none. `progress`: called
     with the (query, document) pairs that all ranks have begun so far.
-    `candidate_pass`: "float32", "bfloat16" or "int8", which differ in speed alone. "auto" takes
-    int8 on a CPU whose int8 products are fast (and goes back to float32 tile by tile where scores
-    are too close for it), bfloat16 on a GPU whose products of it keep float32 sums (and goes on in
-    float32 once it lost most queries of a sweep), else float32.
+    `candidate_pass`: "float32", "bfloat16" or "int8", which differ in speed alone. "auto" takes the
+    one that a short trial on this CPU predicts to be fastest, bfloat16 on a GPU whose products of it
+    keep float32 sums, else float32; it goes on in float32 once bfloat16 lost most queries of a sweep.
     Raises TroveStepsError for vectors that do not match or are not finite.
     """
     if depth < 1:
@@ -173,7 +172,7 @@ def search(
     depth = min(depth, max(1, len(documents)))
     # An excluded document may occupy one of the first places until it is dropped.
     reach = depth + (exclude is not None)
-    chosen = topk_candidates.choose_pass(candidate_pass, device, queries, documents)
+    chosen = topk_candidates.choose_pass(candidate_pass, device, queries, documents, reach)
     block_rows = block_rows or default_block_rows(documents.dim, device)
     query_rows = query_rows or default_query_rows(reach, documents.dim, chosen, device)
     # Scoring and merging in slices bounds what a rank holds, and what rank 0 holds of all ranks.

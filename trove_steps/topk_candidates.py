@@ -23,6 +23,11 @@ TILE_QUERIES, TILE_DOCUMENTS = 512, 4096  # one product on a CPU: its scores sta
 GPU_TILE_QUERIES, GPU_TILE_DOCUMENTS = 2048, 32_768  # and on a GPU (256 MiB)
 PAIR_BUDGET = 4_000_000  # candidates that a rank holds at once: 12 bytes each
 HITS_THAT_PAY = 0.1  # a product of two vectors costs as much as about 5 inside a product of tiles
+LEAST_GAIN = 0.85  # what another pass is predicted to take of float32's time, to be taken
+TRIAL_QUERIES = 256
+# For predictions: what a hit costs, in scores of the float32 pass; a hit of codes takes a product.
+HIT_PRODUCTS = {"float32": 5, "bfloat16": 5, "int8": 60}
+SURPLUS = {"float32": 1.0, "bfloat16": 1.5, "int8": 3.0}  # of hits, for vectors of text encoders
 QUERIES_THAT_PAY = 64  # making the codes of a document costs as much as about 50 float32 products
 LARGEST_CODED_NORM = 1e15  # beyond it float32 arithmetic on codes could overflow
 
@@ -53,19 +58,45 @@ def require_finite(vectors: np.ndarray, rows: np.ndarray, ids, what: str) -> Non
         )
 
 
-def choose_pass(name: str, device: str, queries, documents) -> str:
+def choose_pass(name: str, device: str, queries, documents, depth: int) -> str:
     """The candidate pass for "auto", else `name`, if it can run here."""
     if name not in PASSES:
         raise TroveStepsError(f"no candidate pass {name!r}: choose one of {', '.join(PASSES)}")
-    coded = device == "cpu" and kernels() is not None
-    if name == "int8" and not coded:
+    if name == "int8" and not (device == "cpu" and kernels() is not None):
         raise TroveStepsError("the int8 candidate pass needs a CPU and numba: pip install numba")
     if name != "auto":
         return name
     if device != "cpu":
         return "bfloat16" if _multiplies_bfloat16(device) else "float32"
-    large = len(queries) * len(documents) * documents.dim > 10**10  # else the trial costs more
-    return "int8" if coded and large and _int8_is_fast(documents.dim) else "float32"
+    small = len(queries) * len(documents) * documents.dim < 10**10  # less than a trial costs
+    if kernels() is None or small:
+        return "float32"
+    seconds = {
+        chosen: trial.seconds(len(queries), len(documents), depth)
+        for chosen, trial in trials(documents.dim).items()
+    }
+    best = min(seconds, key=seconds.get)
+    return best if seconds[best] < LEAST_GAIN * seconds["float32"] else "float32"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a pass costs on this processor, in seconds of one thread.
+
+    pair: the score of a query and a document inside a tile, and looking at it. document: what is made
+    of a document once for all queries. hit: a document that passes for a query. surplus: how many
+    times as many pass as would by exact scores, which grows with the error of the pass.
+    """
+
+    pair: float
+    document: float
+    hit: float
+    surplus: float
+
+    def seconds(self, queries: int, documents: int, depth: int) -> float:
+        """Predicted for a search. Document n is among the best so far with chance depth / n."""
+        hits = min(documents, depth * (1 + np.log(max(1, documents / depth))) * self.surplus)
+        return documents * (self.document + queries * self.pair) + queries * hits * self.hit
 
 
 def _multiplies_bfloat16(device: str) -> bool:
@@ -83,28 +114,74 @@ def _can_widen() -> bool:
 
 
 @cache
-def _int8_is_fast(dim: int) -> bool:
-    """Whether torch's int8 products are right and at least twice as fast as float32 here.
-
-    Processors without VNNI may saturate sums of int8 products, which the extreme codes here show.
-    """
+def trials(dim: int) -> dict[str, Trial]:
+    """The passes that this CPU can run right, float32 among them, tried on random vectors."""
     import torch
 
-    codes = torch.full((TILE_DOCUMENTS, dim), 127, dtype=torch.int8)
-    codes[::2] = -127
-    seconds = {}
+    shape = TRIAL_QUERIES + TILE_DOCUMENTS, dim
+    vectors = np.random.default_rng(0).standard_normal(shape, np.float32) / np.float32(np.sqrt(dim))
+    queries, documents = vectors[:TRIAL_QUERIES], vectors[TRIAL_QUERIES:]
+    norms, error = np.ones(TILE_DOCUMENTS, np.float32), np.zeros(TRIAL_QUERIES, np.float32)
+    candidates = Candidates(TRIAL_QUERIES, 1, np.int32, capacity(1, "float32"))
+    candidates.floor[:] = 1e10  # no hits: what these cost is added for the real depth
+    scratch, rows = torch.empty(TRIAL_QUERIES, TILE_DOCUMENTS), slice(0, TRIAL_QUERIES)
+
+    def with_products(chosen):
+        left, right = (Factor(torch.from_numpy(x), chosen) for x in (queries, documents))
+
+        def work():
+            _multiply(left.tensor, right.tensor.T, scratch)
+            candidates.offer(scratch, 0, error, rows)
+
+        return work, lambda: Factor(torch.from_numpy(documents), chosen)
+
+    def with_codes():
+        block = Codes(documents, norms)
+        coded = CodedQueries(queries, block)
+        products = scratch.view(torch.int32)
+
+        def work():
+            torch._int_mm(coded.tensor, block.tensor.T, out=products)
+            candidates.offer_codes(
+                products, coded.unit, coded.shift, error, queries, documents, error, 0, 0, rows
+            )
+
+        return work, lambda: (
+            Factor(torch.from_numpy(documents), "float32"),
+            Codes(documents, norms),
+        )
+
+    found = {}
     with _one_thread_each():
-        for product, matrix in ((torch._int_mm, codes), (torch.mm, codes.float())):
-            result = product(matrix[:QUERIES_THAT_PAY], matrix.T)
-            if not result.abs().eq(127 * 127 * dim).all():
-                return False
-            times = []
-            for _ in range(5):
-                started = time.perf_counter()
-                product(matrix[:QUERIES_THAT_PAY], matrix.T, out=result)
-                times.append(time.perf_counter() - started)
-            seconds[product] = min(times)
-    return 2 * seconds[torch._int_mm] < seconds[torch.mm]
+        for chosen in ("float32", "bfloat16", "int8"):
+            if chosen == "int8" and not _int8_is_right(dim):
+                continue
+            work, make = with_codes() if chosen == "int8" else with_products(chosen)
+            pair = _shortest(work) / (TRIAL_QUERIES * TILE_DOCUMENTS)
+            hit = HIT_PRODUCTS[chosen] * (found["float32"].pair if found else pair)
+            found[chosen] = Trial(pair, _shortest(make) / TILE_DOCUMENTS, hit, SURPLUS[chosen])
+    return found
+
+
+def _shortest(work) -> float:
+    """Processor seconds of the fastest of some runs; of one run where that takes long."""
+    work()  # compiles
+    times: list[float] = []
+    while len(times) < 5 and sum(times) < 0.1:
+        started = time.thread_time()
+        work()
+        times.append(time.thread_time() - started)
+    return min(times)
+
+
+@cache
+def _int8_is_right(dim: int) -> bool:
+    """Processors without VNNI may saturate sums of int8 products, which extreme codes show."""
+    import torch
+
+    codes = torch.full((64, dim), 127, dtype=torch.int8)
+    codes[::2] = -127
+    return bool(torch._int_mm(codes, codes.T).abs().eq(127 * 127 * dim).all())
 
 
 def capacity(reach: int, chosen: str) -> int:
@@ -262,11 +339,24 @@ class Factor:
     """One factor of a product: vectors in the precision of the product, and what rounding lost."""
 
     def __init__(self, tensor, chosen: str):
+        if chosen == "bfloat16" and not tensor.is_cuda and kernels() is not None:
+            self.tensor, self.norms, self.residues = _halved(tensor.numpy())
+            return
         self.tensor, self.norms = tensor, _row_norms(tensor)
         self.residues = np.zeros_like(self.norms)
         if chosen == "bfloat16":
             self.tensor = tensor.bfloat16()
             self.residues = _row_norms(tensor - self.tensor.float())
+
+
+def _halved(vectors: np.ndarray):
+    """(bfloat16 tensor [m, d], norms float32[m], norms of what rounding lost float32[m])."""
+    import torch
+
+    halves = np.empty(vectors.shape, np.uint16)
+    norms, residues = np.empty((2, len(vectors)), np.float32)
+    kernels().halve(vectors.view(np.uint32), vectors, halves, norms, residues)
+    return torch.from_numpy(halves.view(np.int16)).view(torch.bfloat16), norms, residues
 
 
 def _row_norms(tensor) -> np.ndarray:
@@ -435,10 +525,12 @@ class Sweep:
 
     def run(self, numbers: Iterator[int]) -> Iterator[int]:
         """Search the blocks `numbers`, reading ahead; yields how many documents are begun."""
+        import torch
+
         with (
             _one_thread_each() as threads,
             ThreadPoolExecutor(1) as reader,
-            ThreadPoolExecutor(threads) as pool,
+            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         ):
             self._share_out(threads if self.device == "cpu" else 1)
             pending = None

@@ -73,6 +73,20 @@ def _count(values, least):
 
 
 @_compile
+def _find(values, least, places):
+    """Write where `values` reach `least` into `places`, in order; return how many do."""
+    found = 0
+    for start in range(0, values.shape[0], CHUNK):
+        chunk = values[start : start + CHUNK]
+        if _count(chunk, least) == 0:
+            continue
+        for j in range(chunk.shape[0]):  # without a branch, whose guess would fail at every hit
+            places[found] = start + j
+            found += chunk[j] >= least
+    return found
+
+
+@_compile
 def offer(scores, first, error, k, limit, low, high, place, fill, floor, lost):
     """Append every score that could reach the running k-th; see `topk._Candidates.offer`."""
     capacity = low.shape[1]
@@ -181,6 +195,29 @@ def extremes(vectors):
     return smallest, largest
 
 
+def _halve(bits, vectors, halves, size, residue):
+    """halves = the upper 16 bits of float32 vectors, rounded to nearest even: bfloat16.
+
+    `bits` are the vectors as uint32. size[i] = |vectors[i]|, residue[i] = |vectors[i] - halves[i]|.
+    """
+    rounded = np.empty(bits.shape[1], np.uint32)
+    nearest = rounded.view(np.float32)
+    for i in range(bits.shape[0]):
+        squares, left = np.float32(0), np.float32(0)
+        for j in range(bits.shape[1]):
+            odd = (bits[i, j] >> np.uint32(16)) & np.uint32(1)
+            rounded[j] = (bits[i, j] + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
+            halves[i, j] = np.uint16(rounded[j] >> np.uint32(16))
+        for j in range(bits.shape[1]):
+            r = vectors[i, j] - nearest[j]
+            squares += vectors[i, j] * vectors[i, j]
+            left += r * r
+        size[i], residue[i] = np.sqrt(squares), np.sqrt(left)
+
+
+halve = _compile(_halve, ANY_ORDER)
+
+
 def _encode(vectors, centre, step, codes, size, residue):
     """codes = round((vectors - centre) / step) in int8, with the norms of codes and residues.
 
@@ -207,7 +244,7 @@ encode = _compile(_encode, ANY_ORDER)
 
 @_compile
 def encode_queries(queries, centre, step, codes, unit, shift, rest, norm):
-    """Write queries[i] * step as unit[i] * codes[i] + h[i].
+    """Write queries[i] * step as unit[i] * codes[i] + h[i]; queries are mixed, float64.
 
     shift[i] = queries[i] · centre, rest[i] = |h[i]|, norm[i] = |queries[i]|.
     """
@@ -263,36 +300,27 @@ def offer_codes(
     """
     capacity = low.shape[1]
     scratch = np.empty(capacity, np.float32)
-    columns = products.shape[1]
+    hits = np.empty(products.shape[1], np.int64)
     for i in range(products.shape[0]):
         if lost[i]:
             continue
-        row, n, e = products[i], fill[i], float_error[i]
-        bar = _bar(floor[i], unit[i], shift[i], error[i])
-        for start in range(0, columns, CHUNK):
-            hits = _count(row[start : start + CHUNK], bar)
-            if hits == 0:
+        n, e = fill[i], float_error[i]
+        found = _find(products[i], _bar(floor[i], unit[i], shift[i], error[i]), hits)
+        for j in hits[:found]:
+            score = dot(queries[i], documents[j])
+            if score < floor[i] - e:
                 continue
-            budget -= hits
-            for j in range(start, min(start + CHUNK, columns)):
-                if row[j] < bar:
-                    continue
-                score = dot(queries[i], documents[j])
+            if n == capacity:
+                n, floor[i] = _prune(low[i], high[i], place[i], n, k, floor[i], scratch)
+                if n > limit:
+                    lost[i] = True
+                    break
                 if score < floor[i] - e:
                     continue
-                if n == capacity:
-                    n, floor[i] = _prune(low[i], high[i], place[i], n, k, floor[i], scratch)
-                    bar = _bar(floor[i], unit[i], shift[i], error[i])
-                    if n > limit:
-                        lost[i] = True
-                        break
-                    if score < floor[i] - e:
-                        continue
-                low[i, n], high[i, n], place[i, n] = score - e, score + e, first + j
-                n += 1
-            if lost[i]:
-                break
+            low[i, n], high[i, n], place[i, n] = score - e, score + e, first + j
+            n += 1
         fill[i] = n
+        budget -= found
         if budget < 0:
             return i + 1
     return products.shape[0]

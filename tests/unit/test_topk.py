@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 from collections import Counter
 from fractions import Fraction
@@ -316,6 +318,100 @@ def test_the_interval_of_codes_holds_the_exact_score(kind):
     assert (np.abs(scores - topk.score_all(q, d)) <= error[:, None]).all()
     if kind == "random":
         assert (error < np.linalg.norm(q, axis=1) * np.linalg.norm(d, axis=1).max() * 0.03).all()
+
+
+@pytest.mark.skipif(topk_candidates.kernels() is None, reason="needs numba")
+@settings(deadline=None)
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
+def test_halves_are_bfloat16(values):
+    vectors = np.array([values], np.float32)
+    halves, norms, residues = topk_candidates._halved(vectors)
+    nearest = torch.from_numpy(vectors).bfloat16()
+    assert torch.equal(halves, nearest)
+    wide = vectors.astype(np.float64)
+    lost = wide - nearest.double().numpy()
+    slack = 1 + 1e-6 * len(values)
+    for computed, exact in ((norms, wide), (residues, lost)):
+        norm = np.linalg.norm(exact)
+        if 1e-15 < norm < 1e15:  # else squares leave the range of float32, which `Bound` knows
+            assert norm / slack <= computed[0] * (1 + 1e-6) + 1e-18
+            assert computed[0] <= norm * slack + 1e-18
+
+
+@pytest.mark.skipif(topk_candidates.kernels() is None, reason="needs numba")
+@pytest.mark.parametrize(
+    ("queries", "documents", "depth", "pair", "chosen"),
+    [
+        (1000, 1_000_000, 100, {"float32": 1, "bfloat16": 0.2, "int8": 0.4}, "bfloat16"),
+        (1000, 1_000_000, 100, {"float32": 1, "bfloat16": 9, "int8": 0.4}, "int8"),
+        (1000, 1_000_000, 1000, {"float32": 1, "bfloat16": 9, "int8": 0.4}, "float32"),
+        (1000, 100_000, 100, {"float32": 1, "bfloat16": 9, "int8": 0.4}, "float32"),
+        (10, 10_000_000, 100, {"float32": 1, "bfloat16": 0.2, "int8": 0.4}, "float32"),
+        (1000, 1_000_000, 100, {"float32": 1, "bfloat16": 0.95, "int8": 0.9}, "float32"),
+        (1000, 1_000_000, 100, {"float32": 1}, "float32"),
+        (100, 1000, 10, {"float32": 1, "bfloat16": 0.01, "int8": 0.01}, "float32"),
+    ],
+)
+def test_the_fastest_pass_is_chosen(queries, documents, depth, pair, chosen, monkeypatch):
+    """`pair`: seconds of a score, in those of float32; making codes costs as much as 50 of them."""
+    make = {"float32": 10, "bfloat16": 30, "int8": 60}
+    tried = {
+        name: topk_candidates.Trial(
+            seconds, make[name], topk_candidates.HIT_PRODUCTS[name], topk_candidates.SURPLUS[name]
+        )
+        for name, seconds in pair.items()
+    }
+    monkeypatch.setattr(topk_candidates, "trials", lambda dim: tried)
+    sizes = (np.broadcast_to(np.float32(0), (count, 384)) for count in (queries, documents))
+    tables = [Sized(rows) for rows in sizes]
+    assert topk_candidates.choose_pass("auto", "cpu", *tables, depth) == chosen
+
+
+class Sized:
+    """The size of vectors, without them."""
+
+    def __init__(self, rows):
+        self.rows, self.dim = rows, rows.shape[1]
+
+    def __len__(self):
+        return len(self.rows)
+
+
+def test_a_trial_of_this_processor():
+    tried = topk_candidates.trials(64)
+    assert "float32" in tried
+    for trial in tried.values():
+        assert 0 < trial.pair < trial.document
+        assert trial.seconds(2, 2000, 10) > trial.seconds(2, 1000, 10) > trial.seconds(1, 1000, 10)
+
+
+THREADS = """
+import os, threading
+import numpy as np, torch
+torch.set_num_threads(2)
+from trove_steps import topk, topk_candidates
+from tests.unit.test_topk import Table, normal
+helpers = lambda: len(os.listdir("/proc/self/task")) - threading.active_count()
+for dtype in (torch.float32, torch.bfloat16):  # the main thread's own team
+    torch.mm(torch.ones(500, 500, dtype=dtype), torch.ones(500, 500, dtype=dtype))
+topk_candidates.Factor(torch.ones(500, 64), PASS)  # whatever compiled kernels start
+offer, before, seen = topk_candidates.Candidates.offer, helpers(), []
+topk_candidates.Candidates.offer = lambda *arguments: seen.append(helpers()) or offer(*arguments)
+list(topk.search(Table(normal(1, 300, 64)), Table(normal(2, 3000, 64)), 5, candidate_pass=PASS))
+print(max(seen) - before)
+"""
+
+
+@pytest.mark.skipif(topk_candidates.kernels() is None, reason="needs numba")
+@pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
+def test_each_lane_multiplies_with_its_own_thread_alone(chosen):
+    """Products that start threads of their own would put four on two cores."""
+    code = THREADS.replace("PASS", repr(chosen))
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) == 0
 
 
 def test_codes_save_exact_scores(monkeypatch):
