@@ -24,7 +24,7 @@ from trove_steps.progress import progress_bar, report
 from trove_steps.ranking import Ranking
 from trove_steps.store import Vectors, manifest_path
 from trove_steps.topk import search
-from trove_steps.topk_candidates import PASSES
+from trove_steps.topk_passes import PASSES
 
 QUERIES_PER_BATCH = 1000  # of the file; fixed, so that its bytes don't depend on tile sizes
 MANIFEST = {"recipe": dict, "arrow_sha256": str, "bytes_per_vector": int}

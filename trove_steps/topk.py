@@ -20,6 +20,7 @@ import numpy as np
 from trove_steps import topk_candidates
 from trove_steps.errors import TroveStepsError
 from trove_steps.topk_candidates import TILE_DOCUMENTS, Sweep, capacity, slices
+from trove_steps.topk_passes import choose_pass
 
 PAIR_BYTES = 12  # of a candidate: its interval and its place
 BLOCK_BYTES = 32 * 2**20  # document vectors of one block; two are held, one is being read
@@ -172,7 +173,7 @@ def search(
     depth = min(depth, max(1, len(documents)))
     # An excluded document may occupy one of the first places until it is dropped.
     reach = depth + (exclude is not None)
-    chosen = topk_candidates.choose_pass(candidate_pass, device, queries, documents, reach)
+    chosen = choose_pass(candidate_pass, device, queries, documents, reach)
     block_rows = block_rows or default_block_rows(documents.dim, device)
     query_rows = query_rows or default_query_rows(reach, documents.dim, chosen, device)
     # Scoring and merging in slices bounds what a rank holds, and what rank 0 holds of all ranks.

@@ -7,27 +7,20 @@ docs/search.md derives the bounds. `trove_steps.topk` scores and orders the cand
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 
 from trove_steps.errors import TroveStepsError
 
-PASSES = ("auto", "float32", "bfloat16", "int8")
 TILE_QUERIES, TILE_DOCUMENTS = 512, 4096  # one product on a CPU: its scores stay in cache (8 MiB)
 GPU_TILE_QUERIES, GPU_TILE_DOCUMENTS = 2048, 32_768  # and on a GPU (256 MiB)
 PAIR_BUDGET = 4_000_000  # candidates that a rank holds at once: 12 bytes each
 HITS_THAT_PAY = 0.1  # a product of two vectors costs as much as about 5 inside a product of tiles
-LEAST_GAIN = 0.85  # what another pass is predicted to take of float32's time, to be taken
-TRIAL_QUERIES = 256
-# For predictions: what a hit costs, in scores of the float32 pass; a hit of codes takes a product.
-HIT_PRODUCTS = {"float32": 5, "bfloat16": 5, "int8": 60}
-SURPLUS = {"float32": 1.0, "bfloat16": 1.5, "int8": 3.0}  # of hits, for vectors of text encoders
 QUERIES_THAT_PAY = 64  # making the codes of a document costs as much as about 50 float32 products
 LARGEST_CODED_NORM = 1e15  # beyond it float32 arithmetic on codes could overflow
 
@@ -58,130 +51,11 @@ def require_finite(vectors: np.ndarray, rows: np.ndarray, ids, what: str) -> Non
         )
 
 
-def choose_pass(name: str, device: str, queries, documents, depth: int) -> str:
-    """The candidate pass for "auto", else `name`, if it can run here."""
-    if name not in PASSES:
-        raise TroveStepsError(f"no candidate pass {name!r}: choose one of {', '.join(PASSES)}")
-    if name == "int8" and not (device == "cpu" and kernels() is not None):
-        raise TroveStepsError("the int8 candidate pass needs a CPU and numba: pip install numba")
-    if name != "auto":
-        return name
-    if device != "cpu":
-        return "bfloat16" if _multiplies_bfloat16(device) else "float32"
-    small = len(queries) * len(documents) * documents.dim < 10**10  # less than a trial costs
-    if kernels() is None or small:
-        return "float32"
-    seconds = {
-        chosen: trial.seconds(len(queries), len(documents), depth)
-        for chosen, trial in trials(documents.dim).items()
-    }
-    best = min(seconds, key=seconds.get)
-    return best if seconds[best] < LEAST_GAIN * seconds["float32"] else "float32"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What a pass costs on this processor, in seconds of one thread.
-
-    pair: the score of a query and a document inside a tile, and looking at it. document: what is made
-    of a document once for all queries. hit: a document that passes for a query. surplus: how many
-    times as many pass as would by exact scores, which grows with the error of the pass.
-    """
-
-    pair: float
-    document: float
-    hit: float
-    surplus: float
-
-    def seconds(self, queries: int, documents: int, depth: int) -> float:
-        """Predicted for a search. Document n is among the best so far with chance depth / n."""
-        hits = min(documents, depth * (1 + np.log(max(1, documents / depth))) * self.surplus)
-        return documents * (self.document + queries * self.pair) + queries * hits * self.hit
-
-
-def _multiplies_bfloat16(device: str) -> bool:
-    """Whether a GPU has bfloat16 products that are fast and keep float32 sums: Ampere or later."""
-    import torch
-
-    return _can_widen() and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def _can_widen() -> bool:
+def can_widen() -> bool:
     """Whether torch gives products of bfloat16 matrices in float32 on a GPU: CUDA's from 2.8 on."""
     import torch
 
     return torch.version.cuda is not None and hasattr(torch.ops.aten.mm, "dtype_out")
-
-
-@cache
-def trials(dim: int) -> dict[str, Trial]:
-    """The passes that this CPU can run right, float32 among them, tried on random vectors."""
-    import torch
-
-    shape = TRIAL_QUERIES + TILE_DOCUMENTS, dim
-    vectors = np.random.default_rng(0).standard_normal(shape, np.float32) / np.float32(np.sqrt(dim))
-    queries, documents = vectors[:TRIAL_QUERIES], vectors[TRIAL_QUERIES:]
-    norms, error = np.ones(TILE_DOCUMENTS, np.float32), np.zeros(TRIAL_QUERIES, np.float32)
-    candidates = Candidates(TRIAL_QUERIES, 1, np.int32, capacity(1, "float32"))
-    candidates.floor[:] = 1e10  # no hits: what these cost is added for the real depth
-    scratch, rows = torch.empty(TRIAL_QUERIES, TILE_DOCUMENTS), slice(0, TRIAL_QUERIES)
-
-    def with_products(chosen):
-        left, right = (Factor(torch.from_numpy(x), chosen) for x in (queries, documents))
-
-        def work():
-            _multiply(left.tensor, right.tensor.T, scratch)
-            candidates.offer(scratch, 0, error, rows)
-
-        return work, lambda: Factor(torch.from_numpy(documents), chosen)
-
-    def with_codes():
-        block = Codes(documents, norms)
-        coded = CodedQueries(queries, block)
-        products = scratch.view(torch.int32)
-
-        def work():
-            torch._int_mm(coded.tensor, block.tensor.T, out=products)
-            candidates.offer_codes(
-                products, coded.unit, coded.shift, error, queries, documents, error, 0, 0, rows
-            )
-
-        return work, lambda: (
-            Factor(torch.from_numpy(documents), "float32"),
-            Codes(documents, norms),
-        )
-
-    found = {}
-    with _one_thread_each():
-        for chosen in ("float32", "bfloat16", "int8"):
-            if chosen == "int8" and not _int8_is_right(dim):
-                continue
-            work, make = with_codes() if chosen == "int8" else with_products(chosen)
-            pair = _shortest(work) / (TRIAL_QUERIES * TILE_DOCUMENTS)
-            hit = HIT_PRODUCTS[chosen] * (found["float32"].pair if found else pair)
-            found[chosen] = Trial(pair, _shortest(make) / TILE_DOCUMENTS, hit, SURPLUS[chosen])
-    return found
-
-
-def _shortest(work) -> float:
-    """Processor seconds of the fastest of some runs; of one run where that takes long."""
-    work()  # compiles
-    times: list[float] = []
-    while len(times) < 5 and sum(times) < 0.1:
-        started = time.thread_time()
-        work()
-        times.append(time.thread_time() - started)
-    return min(times)
-
-
-@cache
-def _int8_is_right(dim: int) -> bool:
-    """Processors without VNNI may saturate sums of int8 products, which extreme codes show."""
-    import torch
-
-    codes = torch.full((64, dim), 127, dtype=torch.int8)
-    codes[::2] = -127
-    return bool(torch._int_mm(codes, codes.T).abs().eq(127 * 127 * dim).all())
 
 
 def capacity(reach: int, chosen: str) -> int:
@@ -528,7 +402,7 @@ class Sweep:
         import torch
 
         with (
-            _one_thread_each() as threads,
+            one_thread_each() as threads,
             ThreadPoolExecutor(1) as reader,
             ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         ):
@@ -625,7 +499,7 @@ class Sweep:
     ) -> None:
         """Float32 or bfloat16 products of queries `rows` and a tile of documents."""
         scores = _shaped(scratch, rows.stop - rows.start, tile.stop - tile.start)
-        _multiply(self.factor.tensor[rows], block.factor.tensor[tile].T, scores)
+        multiply(self.factor.tensor[rows], block.factor.tensor[tile].T, scores)
         error = self.bound(rows, block.factor.norms[tile].max(), block.factor.residues[tile].max())
         candidates.offer(scores, block.first + tile.start, error, rows)
 
@@ -666,14 +540,14 @@ class Sweep:
 
 def _widens(factor) -> bool:
     """Whether products with this bfloat16 factor come in float32."""
-    return factor.is_cuda and _can_widen()
+    return factor.is_cuda and can_widen()
 
 
 def _shaped(scratch, rows: int, columns: int):
     return scratch[: rows * columns].view(rows, columns)
 
 
-def _multiply(left, right, out) -> None:
+def multiply(left, right, out) -> None:
     """out = left @ right in the precision of the factors; out is float32."""
     import torch
 
@@ -686,7 +560,7 @@ def _multiply(left, right, out) -> None:
 
 
 @contextmanager
-def _one_thread_each():
+def one_thread_each():
     """Torch with one thread per caller, as our own threads share the work. Gives their number.
 
     Also full float32 products (no TF32), and bfloat16 products without partial sums in bfloat16:

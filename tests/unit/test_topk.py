@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trove_steps import topk, topk_candidates
+from trove_steps import topk, topk_candidates, topk_passes
 from trove_steps.errors import TroveStepsError
 
 torch = pytest.importorskip("torch")
@@ -290,7 +290,7 @@ def test_the_interval_of_a_product_holds_the_exact_score(kind, chosen):
     bound = topk_candidates.Bound(left, 100, chosen)
     error = bound(slice(0, 40), right.norms.max(), right.residues.max())
     fast = torch.empty(40, 300)
-    topk_candidates._multiply(left.tensor, right.tensor.T, fast)
+    topk_candidates.multiply(left.tensor, right.tensor.T, fast)
     known = np.isfinite(error)
     assert np.isfinite(fast.numpy()[known]).all()
     gap = np.abs(fast.numpy().astype(np.float64) - topk.score_all(q, d))
@@ -356,15 +356,15 @@ def test_the_fastest_pass_is_chosen(queries, documents, depth, pair, chosen, mon
     """`pair`: seconds of a score, in those of float32; making codes costs as much as 50 of them."""
     make = {"float32": 10, "bfloat16": 30, "int8": 60}
     tried = {
-        name: topk_candidates.Trial(
-            seconds, make[name], topk_candidates.HIT_PRODUCTS[name], topk_candidates.SURPLUS[name]
+        name: topk_passes.Trial(
+            seconds, make[name], topk_passes.HIT_PRODUCTS[name], topk_passes.SURPLUS[name]
         )
         for name, seconds in pair.items()
     }
-    monkeypatch.setattr(topk_candidates, "trials", lambda dim: tried)
+    monkeypatch.setattr(topk_passes, "trials", lambda dim: tried)
     sizes = (np.broadcast_to(np.float32(0), (count, 384)) for count in (queries, documents))
     tables = [Sized(rows) for rows in sizes]
-    assert topk_candidates.choose_pass("auto", "cpu", *tables, depth) == chosen
+    assert topk_passes.choose_pass("auto", "cpu", *tables, depth) == chosen
 
 
 class Sized:
@@ -378,7 +378,7 @@ class Sized:
 
 
 def test_a_trial_of_this_processor():
-    tried = topk_candidates.trials(64)
+    tried = topk_passes.trials(64)
     assert "float32" in tried
     for trial in tried.values():
         assert 0 < trial.pair < trial.document
@@ -389,7 +389,7 @@ THREADS = """
 import os, threading
 import numpy as np, torch
 torch.set_num_threads(2)
-from trove_steps import topk, topk_candidates
+from trove_steps import topk, topk_candidates, topk_passes
 from tests.unit.test_topk import Table, normal
 helpers = lambda: len(os.listdir("/proc/self/task")) - threading.active_count()
 for dtype in (torch.float32, torch.bfloat16):  # the main thread's own team
@@ -484,7 +484,7 @@ def test_auto_on_a_gpu(monkeypatch, cuda, capability, widens, expected):
     if not widens:
         monkeypatch.setattr(torch.ops.aten, "mm", object())
     table = Table(normal(1, 4, 4))
-    assert topk_candidates.choose_pass("auto", "cuda:0", table, table) == expected
+    assert topk_passes.choose_pass("auto", "cuda:0", table, table, 10) == expected
 
 
 @pytest.mark.parametrize(
@@ -501,7 +501,7 @@ def test_bfloat16_gives_up_where_scores_are_too_close(monkeypatch, spread, expec
 
     for module in (topk, topk_candidates):
         monkeypatch.setattr(module, "Sweep", Seen)
-    monkeypatch.setattr(topk_candidates, "choose_pass", lambda *_: "bfloat16")
+    monkeypatch.setattr(topk, "choose_pass", lambda *_: "bfloat16")
     documents = Table(1 + spread * normal(1, 3000, 32))
     queries = Table(1 + spread * normal(2, 30, 32))
     check(queries, documents, 5, query_rows=10)
