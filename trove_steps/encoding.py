@@ -235,18 +235,18 @@ def _read_collection(job: Job, store: Store, record: Record) -> _Collection:
     fingerprints = Fingerprints(job.cache_dir)
     digests = job.digests or [fingerprints.file(path) for path in job.paths]
     _check_expected(job, store, digests)
-    ids, keys, sources = [], [], []
+    ids, keys, sources = [], bytearray(), []
     for path, digest, reader in zip(job.paths, digests, _readers(job), strict=True):
         shown = shown_path(path)
         for part in keyed_records(path, digest, reader, job.form, job.dataset, shown):
             ids.append(part.ids)
-            keys.append(part.keys)
+            keys += memoryview(part.keys).cast("B")
         sources.append((shown, sum(map(len, ids))))
     all_ids, namespaces = named(
         pa.chunked_array(ids, pa.string()), sources, digests, _readers(job), job.readers
     )
     record.spend("read", time.perf_counter() - started)
-    keys = np.concatenate(keys) if keys else np.empty((0, TEXT_KEY_BYTES), np.uint8)
+    keys = np.frombuffer(keys, np.uint8).reshape(-1, TEXT_KEY_BYTES)
     return _Collection(all_ids, keys, digests, namespaces)
 
 
