@@ -72,7 +72,7 @@ class Asker:
         from trove_steps.search import as_searched
         from trove_steps.topk import search
 
-        query = _Query(self.encoder.encode([self.form("", text)]).vectors)
+        query = _Query(self.encoder.encode(self.form([""], [text])).vectors)
         (found,) = search(as_searched(query, self.search_recipe), self.searched, count)
         ids = [self.documents.ids[int(doc)].as_py() for doc in found.docs]
         wanted = dict(zip(map(int, found.docs), ids, strict=True))

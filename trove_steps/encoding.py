@@ -28,13 +28,8 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.files import write_json
 from trove_steps.fingerprint import Fingerprints, check_unchanged
 from trove_steps.formats import format_recipe, formatter
-from trove_steps.keys import (
-    TEXT_KEY_BYTES,
-    encoder_recipe,
-    recipe_key,
-    text_key,
-    texts_recipe,
-)
+from trove_steps.keyed import keyed_records
+from trove_steps.keys import TEXT_KEY_BYTES, encoder_recipe, recipe_key, texts_recipe
 from trove_steps.lengths import Cut, measure_cut, write_cut, write_lengths
 from trove_steps.model_settings import ModelSettings, model_files
 from trove_steps.progress import progress_bar, report
@@ -240,18 +235,18 @@ def _read_collection(job: Job, store: Store, record: Record) -> _Collection:
     fingerprints = Fingerprints(job.cache_dir)
     digests = job.digests or [fingerprints.file(path) for path in job.paths]
     _check_expected(job, store, digests)
-    ids, keys, sources = [], [], []
-    for number, (path, digest) in enumerate(zip(job.paths, digests, strict=True)):
-        for some_ids, texts in _read_texts(job, number, digest):
-            block = b"".join(map(text_key, texts))
-            keys.append(np.frombuffer(block, np.uint8).reshape(-1, TEXT_KEY_BYTES))
-            ids.append(pa.array(some_ids, pa.string()))
-        sources.append((shown_path(path), sum(map(len, ids))))
+    ids, keys, sources = [], bytearray(), []
+    for path, digest, reader in zip(job.paths, digests, _readers(job), strict=True):
+        shown = shown_path(path)
+        for part in keyed_records(path, digest, reader, job.form, job.dataset, shown):
+            ids.append(part.ids)
+            keys += memoryview(part.keys).cast("B")
+        sources.append((shown, sum(map(len, ids))))
     all_ids, namespaces = named(
         pa.chunked_array(ids, pa.string()), sources, digests, _readers(job), job.readers
     )
     record.spend("read", time.perf_counter() - started)
-    keys = np.concatenate(keys) if keys else np.empty((0, TEXT_KEY_BYTES), np.uint8)
+    keys = np.frombuffer(keys, np.uint8).reshape(-1, TEXT_KEY_BYTES)
     return _Collection(all_ids, keys, digests, namespaces)
 
 
@@ -264,7 +259,7 @@ def _read_texts(job: Job, number: int, digest: str) -> Iterator[tuple[list[str],
     path, form = job.paths[number], formatter(job.form, job.dataset)
     reader = _readers(job)[number]
     for batch in read_records(path, shown_as=shown_path(path), digest=digest, reader=reader):
-        yield batch.ids, [form(*record) for record in zip(batch.titles, batch.texts, strict=True)]
+        yield batch.ids, form(batch.titles, batch.texts)
 
 
 def _look_up(store: Store, keys: np.ndarray, record: Record) -> Places:

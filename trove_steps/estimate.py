@@ -15,7 +15,7 @@ from trove_steps.data import read_records, reader_of
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
 from trove_steps.formats import formatter
-from trove_steps.keys import TEXT_KEY_BYTES, text_key
+from trove_steps.keys import TEXT_KEY_BYTES, text_keys
 from trove_steps.model_settings import transformer_folder, vector_width
 from trove_steps.plan import Encoding, Imported, Model, Plan
 from trove_steps.resources import read_records as read_records_of_jobs
@@ -132,8 +132,8 @@ def _texts(encoding: Encoding):
     readers = [reader_of(given) for given in encoding.readers]
     for path, digest, reader in zip(encoding.links, encoding.digests, readers, strict=True):
         for batch in read_records(path, shown_as=shown_path(path), digest=digest, reader=reader):
-            texts = [form(*record) for record in zip(batch.titles, batch.texts, strict=True)]
-            block = np.frombuffer(b"".join(map(text_key, texts)), np.uint8)
+            texts = form(batch.titles, batch.texts)
+            block = np.frombuffer(text_keys(texts), np.uint8)
             yield block.reshape(-1, TEXT_KEY_BYTES), texts, batch.ids
 
 

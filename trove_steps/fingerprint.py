@@ -48,13 +48,13 @@ class Fingerprints:
         Hub's cache.
         """
         real = Path(os.path.realpath(path))
-        before = _identity(real)
+        before = identity(real)
         memo = self.cache_dir / "fingerprints" / f"{_path_key(real)}.json"
         digest = _recall(memo, before)
         if digest is None:
             started = time.time()
             digest = hash_file(real)
-            if _identity(real) != before:
+            if identity(real) != before:
                 raise TroveStepsError(
                     f"{path} changed while it was read: wait until it is complete, then start again"
                 )
@@ -117,7 +117,8 @@ def _path_key(path: Path) -> str:
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:KEY_DIGITS]
 
 
-def _identity(path: Path) -> dict:
+def identity(path: Path) -> dict:
+    """Return what changes with a file: size, times, inode. No program can set the change time."""
     try:
         stat = os.stat(path)
     except OSError as error:

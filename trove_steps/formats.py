@@ -6,10 +6,10 @@ one for all data sets, or a section of them by data set.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from trove_steps import own_code
-from trove_steps.data import format_text
+from trove_steps.data import format_text, format_texts
 from trove_steps.errors import TroveStepsError
 
 OPTIONS = {"query": "query_format", "passage": "passage_format"}
@@ -60,13 +60,15 @@ def format_recipe(form: str, dataset: str) -> str | dict:
     return recipe | {"dataset": dataset} if takes_dataset(form) else recipe
 
 
-def formatter(form: str, dataset: str) -> Callable[[str | None, str], str]:
-    """Return a format as a function of (title, text).
+def formatter(
+    form: str, dataset: str
+) -> Callable[[Sequence[str | None], Sequence[str]], list[str]]:
+    """Return a format as a function of (titles, texts) of some records, all [n].
 
     What a function of the user's own returns is taken as it is; it must be a string.
     """
     if not is_function(form):
-        return lambda title, text: format_text(form, title, text)
+        return lambda titles, texts: format_texts(form, titles, texts)
     function = own_code.load(form, "format")
     parameters = own_code.function_parameters(form, "format")
 
@@ -85,4 +87,4 @@ def formatter(form: str, dataset: str) -> Callable[[str | None, str], str]:
             )
         return made
 
-    return call
+    return lambda titles, texts: list(map(call, titles, texts))

@@ -19,7 +19,7 @@ from trove_steps.data.opening import Source
 from trove_steps.data.tables import column_batches
 from trove_steps.errors import TroveStepsError
 from trove_steps.fingerprint import check_unchanged
-from trove_steps.keys import TEXT_KEY_BYTES, imported_recipe, recipe_key, text_key
+from trove_steps.keys import TEXT_KEY_BYTES, imported_recipe, recipe_key, text_keys
 from trove_steps.store import Store, write_collection
 
 BLOCK_BYTES = 64 << 20
@@ -53,7 +53,7 @@ def import_vectors(cache_dir: Path, role: str, files: Files) -> Path:
     key = recipe_key(recipe)
     store = Store(cache_dir, f"imported-{key}")
     ids = _ids(files)
-    keys = np.frombuffer(b"".join(map(text_key, ids)), np.uint8).reshape(-1, TEXT_KEY_BYTES)
+    keys = np.frombuffer(text_keys(ids), np.uint8).reshape(-1, TEXT_KEY_BYTES)
     done, dim = 0, None
     for name, block in _blocks(files.vectors):
         dim = block.shape[1] if dim is None else dim

@@ -7,6 +7,7 @@ and the names that a configuration gives to data sets and models never enter a r
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 from trove_steps.errors import TroveStepsError
 
@@ -77,6 +78,15 @@ def text_key(text: str) -> bytes:
             f"a text holds half of a surrogate pair at character {error.start}, which no encoder can "
             "read; repair the file that it comes from"
         ) from None
+
+
+def text_keys(texts: Sequence[str]) -> bytes:
+    """Return the keys of texts, one after the other, 16 bytes each."""
+    sha256 = hashlib.sha256
+    try:
+        return b"".join([sha256(t.encode()).digest()[:TEXT_KEY_BYTES] for t in texts])
+    except UnicodeEncodeError:
+        return b"".join(map(text_key, texts))  # says what is wrong
 
 
 def encoder_recipe(model_files: dict[str, str], settings: dict) -> dict:

@@ -334,3 +334,52 @@ def test_damaged_files_give_rows_or_the_clear_error(tmp_path, form, compression,
     else:
         content = mutated(COMPRESSIONS[compression](content), changes)
     check_rows_or_error(write(tmp_path, content))
+
+
+def outcome(path):
+    try:
+        return records(path, batch_rows=3, shown_as="data")
+    except TroveStepsError as error:
+        return str(error)
+
+
+UNUSUAL = [
+    b'{"_id": 1.0, "text": ""}',
+    b'{"_id": 18446744073709551616, "text": ""}',
+    b'{"_id": 18446744073709551615, "text": ""}',
+    b'{"_id": -9223372036854775809, "text": ""}',
+    b'{"_id": true, "text": ""}',
+    b'{"_id": "1", "text": "a", "text": "b"}',
+    b'{"_id": "1", "text": null, "text": "b"}',
+    b'{"_id": "1", "text": "a", "more": "\xff"}',
+    b'{"_id": "1", "text": "a", "titl\xe9": ""}',
+    b'{"_id": "1", "text": "a", "more": NaN}',
+    b'{"_id": "1", "text": "a", "more": 01}',
+    b'{"_id": "1", "text": "a", "more": "\\ud800"}',
+    b'{"_id": "1", "text": "a", "more": ' + b"[" * 2000 + b"]" * 2000 + b"}",
+    b'{"\\u005fid": "1", "text": "\\ud83c\\udf89"}',
+    b'{"_id": "1", "text": "a"} {"_id": "2", "text": "a"}',
+    b'{"_id": "1", "title": ["a"], "text": "a"}',
+    b'{"_id": "1", "TEXT": "a"}',
+    b" ",
+]
+
+
+@FUZZ
+@given(
+    lines=st.lists(
+        st.sampled_from(UNUSUAL)
+        | st.builds(
+            lambda change: mutated(b'{"_id": "1", "title": "t", "text": "\xc3\xa9"}', change),
+            CHANGES,
+        ),
+        max_size=6,
+    )
+)
+def test_the_quick_parser_takes_no_line_that_the_careful_one_refuses(tmp_path, lines):
+    # The careful one is what reads, and words, whatever the quick one does not take.
+    content = GOOD + b"\n".join(lines)
+    found = outcome(write(tmp_path, content))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("trove_steps.data.records._decoder", lambda fields: None)
+        assert outcome(write(tmp_path, content)) == found

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trove_steps.data import check_unique_ids, format_text
+from trove_steps.data import check_unique_ids, format_text, format_texts
 from trove_steps.data.opening import Source
 from trove_steps.data.tables import column_batches, csv_rows, tsv_rows
 from trove_steps.errors import TroveStepsError
@@ -188,10 +188,12 @@ def trove_passage(title, text):
     return text.strip() if title is None else f"{title.strip()} {text.strip()}".strip()
 
 
-@given(title=st.none() | st.text(), text=st.text())
-def test_the_usual_templates_are_troves_rule(title, text):
-    assert format_text("{title} {text}", title, text) == trove_passage(title, text)
-    assert format_text("{text}", title, text) == text.strip()
+@given(records=st.lists(st.tuples(st.none() | st.text(), st.text()), min_size=1))
+def test_the_usual_templates_are_troves_rule(records):
+    titles, texts = zip(*records, strict=True)
+    passages = [trove_passage(title, text) for title, text in records]
+    assert format_texts("{title} {text}", titles, texts) == passages
+    assert format_texts("{text}", titles, texts) == [text.strip() for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -211,9 +213,8 @@ def test_the_usual_templates_are_troves_rule(title, text):
     ],
 )
 def test_other_templates(template, with_title, without):
-    assert format_text(template, " T ", " x\n") == with_title
-    for title in (None, "", " \t"):
-        assert format_text(template, title, "x") == without
+    assert format_texts(template, [" T ", "T"], [" x\n", "x"]) == [with_title] * 2
+    assert format_texts(template, [None, "", " \t"], ["x"] * 3) == [without] * 3
 
 
 def test_braces_of_a_text_are_not_filled():

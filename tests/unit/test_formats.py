@@ -40,17 +40,17 @@ def own(tmp_path, monkeypatch):
 
 
 def test_functions_get_what_they_take(own):
-    assert formatter(f"{own}:shout", "d")("Title", "text") == "TEXT"
-    assert formatter(f"{own}:ask", "scifact")(None, "text") == "scifact: text"
-    assert formatter(f"{own}:headed", "d")("Title", " text") == "# Title\n text"
-    assert formatter(f"{own}:headed", "d")(None, "text") == "# None\ntext"
-    assert formatter("query: {text}", "d")("Title", " text ") == "query: text"
+    assert formatter(f"{own}:shout", "d")(["Title", None], ["text", "b"]) == ["TEXT", "B"]
+    assert formatter(f"{own}:ask", "scifact")([None], ["text"]) == ["scifact: text"]
+    assert formatter(f"{own}:headed", "d")(["Title"], [" text"]) == ["# Title\n text"]
+    assert formatter(f"{own}:headed", "d")([None], ["text"]) == ["# None\ntext"]
+    assert formatter("query: {text}", "d")(["Title"], [" text "]) == ["query: text"]
 
 
 @pytest.mark.parametrize(("name", "said"), [("wrong", "returned int"), ("broken", "no such thing")])
 def test_function_that_fails_is_named(own, name, said):
     with pytest.raises(TroveStepsError, match=f"{own}:{name}.*{said}"):
-        formatter(f"{own}:{name}", "d")(None, "text")
+        formatter(f"{own}:{name}", "d")([None], ["text"])
 
 
 def test_recipe_holds_the_source_and_the_data_set_only_where_it_counts(own, tmp_path):

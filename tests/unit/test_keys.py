@@ -15,6 +15,7 @@ from trove_steps.keys import (
     recipe_key,
     search_recipe,
     text_key,
+    text_keys,
     texts_recipe,
 )
 
@@ -101,12 +102,16 @@ def test_names_that_json_would_change_are_refused():
 
 @given(TEXT)
 def test_text_key_is_the_first_half_of_sha256(text):
-    assert text_key(text) == hashlib.sha256(text.encode()).digest()[:16]
+    key = hashlib.sha256(text.encode()).digest()[:16]
+    assert text_key(text) == key
+    assert text_keys([text, "", text]) == key + text_key("") + key
 
 
 def test_a_lone_surrogate_is_refused():
     with pytest.raises(TroveStepsError, match="surrogate pair at character 3"):
         text_key("abc\ud83d")
+    with pytest.raises(TroveStepsError, match="half of a surrogate pair at character 1"):
+        text_keys(["a", "b\udc00"])
 
 
 def test_every_ingredient_changes_the_key():

@@ -3,8 +3,15 @@
 from trove_steps.data.ids import check_unique_ids
 from trove_steps.data.namespaces import named
 from trove_steps.data.qrels import QrelsInfo, load_qrels, most_annotated, read_qrels
-from trove_steps.data.records import Batch, Reader, read_records, reader_of
-from trove_steps.data.template import format_text
+from trove_steps.data.records import (
+    Batch,
+    Reader,
+    portion_bounds,
+    read_portion,
+    read_records,
+    reader_of,
+)
+from trove_steps.data.template import format_text, format_texts
 
 __all__ = [
     "Batch",
@@ -12,9 +19,12 @@ __all__ = [
     "Reader",
     "check_unique_ids",
     "format_text",
+    "format_texts",
     "load_qrels",
     "most_annotated",
     "named",
+    "portion_bounds",
+    "read_portion",
     "read_qrels",
     "read_records",
     "reader_of",

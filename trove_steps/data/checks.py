@@ -1,12 +1,14 @@
 """Looking at all files of a data set: what is in them, and what is probably a mistake."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import not_
 from pathlib import Path
 
 from trove_steps.data.arrays import from_strings, to_numpy
 from trove_steps.data.collections import Files, merge_collections
-from trove_steps.data.ids import shortened
+from trove_steps.data.ids import repeated_rows, shortened
 from trove_steps.data.namespaces import Namespaces, named
 from trove_steps.data.records import read_records, reader_of
 from trove_steps.errors import TroveStepsError
@@ -38,7 +40,8 @@ def read_side(files: Files, given: Sequence[dict]) -> Side:
     import pyarrow as pa
 
     readers = [reader_of(entry) for entry in given]
-    ids, texts, whole, empty, where, described = [], [], [], [], [], []
+    ids, where, described = [], [], []
+    texts, whole, empty = array("q"), array("q"), bytearray()
     for number, path in enumerate(files.paths):
         shown = files.shown_as[number] if files.shown_as else str(path)
         counts = dict.fromkeys(
@@ -47,20 +50,19 @@ def read_side(files: Files, given: Sequence[dict]) -> Side:
         for batch in read_records(
             path, shown_as=shown, digest=files.digests[number], reader=readers[number]
         ):
-            n = len(batch.ids)
             stripped = [text.strip() for text in batch.texts]
             joined = [
                 f"{title or ''} {text}".strip()
                 for title, text in zip(batch.titles, stripped, strict=True)
             ]
-            blank = np.fromiter((not text for text in joined), bool, n)
+            blank = bytes(map(not_, joined))
             ids.append(from_strings(batch.ids))
-            texts.append(np.fromiter(map(hash, stripped), np.int64, n))
-            whole.append(np.fromiter(map(hash, joined), np.int64, n))
-            empty.append(blank)
-            counts["records"] += n
+            texts.extend(map(hash, stripped))
+            whole.extend(map(hash, joined))
+            empty += blank
+            counts["records"] += len(blank)
             counts["integer_ids"] += batch.integer_ids
-            counts["empty"] += int(blank.sum())
+            counts["empty"] += sum(blank)
             counts["without_title"] += sum(not title for title in batch.titles)
             counts["characters"] += sum(map(len, joined))
         described.append({"path": shown, "sha256": files.digests[number], **counts})
@@ -71,9 +73,9 @@ def read_side(files: Files, given: Sequence[dict]) -> Side:
     return Side(
         ids=found,
         namespaces=Namespaces(found, spaces["files"]) if spaces else None,
-        texts=np.concatenate(texts),
-        whole=np.concatenate(whole),
-        empty=np.concatenate(empty),
+        texts=np.frombuffer(texts, np.int64),
+        whole=np.frombuffer(whole, np.int64),
+        empty=np.frombuffer(empty, bool),
         files=described,
     )
 
@@ -149,16 +151,17 @@ def _about_texts(what: str, side: Side) -> list[dict]:
                 _some(side.ids, empty),
             )
         )
-    rows = np.flatnonzero(~side.empty)
+    rows = repeated_rows(side.whole)
+    rows = rows[~side.empty[rows]]
     _, first = np.unique(side.whole[rows], return_index=True)
-    repeated = np.setdiff1d(np.arange(len(rows)), first)
+    repeated = np.delete(rows, first)
     if len(repeated):
         warnings.append(
             _warning(
                 f"duplicate_{what}",
                 len(repeated),
                 f"{len(repeated):,} {what} repeat the text of an earlier one: they tie in every ranking",
-                _some(side.ids, rows[repeated]),
+                _some(side.ids, repeated),
             )
         )
     of_ints = [file["path"] for file in side.files if file["integer_ids"] == file["records"]]
@@ -182,11 +185,14 @@ def _about_ids(corpus: Side, queries: Side, excluded: bool) -> list[dict]:
     import numpy as np
     import pyarrow.compute as pc
 
-    found = pc.index_in(queries.ids, value_set=corpus.ids)
-    common = np.flatnonzero(to_numpy(pc.fill_null(found, -1).cast("int64")) >= 0)
-    if not len(common) or excluded:
+    # The larger side passes by a table of the smaller one.
+    found = to_numpy(pc.fill_null(pc.index_in(corpus.ids, value_set=queries.ids), -1))
+    documents = np.flatnonzero(found >= 0)
+    if not len(documents) or excluded:
         return []
-    documents = to_numpy(pc.fill_null(found, -1).cast("int64"))[common]
+    common = found[documents]
+    order = np.argsort(common)
+    common, documents = common[order], documents[order]
     same = queries.texts[common] == corpus.texts[documents]
     same |= queries.whole[common] == corpus.whole[documents]
     equal, other = int(same.sum()), int((~same).sum())
@@ -216,7 +222,8 @@ def _about_judgments(merged, description: dict, links: Path, corpus: Side, queri
     sides = (("query_id", "queries", queries), ("doc_id", "documents", corpus))
     for column, what, side in sides:
         distinct = pc.unique(table[column])
-        absent = distinct.filter(pc.invert(pc.is_in(distinct, value_set=side.ids)))
+        present = side.ids.filter(pc.is_in(side.ids, value_set=distinct))
+        absent = distinct.filter(pc.invert(pc.is_in(distinct, value_set=present)))
         if len(absent) == len(distinct):
             raise TroveStepsError(
                 f"none of the {len(distinct):,} {what} that the judgments name exists: they name "

@@ -5,11 +5,17 @@ that hold rankings and judgments (TREC, TSV) separate columns by these. JSON int
 their decimal string.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from trove_steps.errors import TroveStepsError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 QUERY_ID_NAMES = ("qid", "query_id", "query-id", "queryid", "topic_id")
 DOC_ID_NAMES = (
@@ -24,6 +30,8 @@ DOC_ID_NAMES = (
 )
 SCORE_NAMES = ("score", "relevance", "rel", "label")
 RECORD_ID_NAMES = ("_id", "id", *QUERY_ID_NAMES, *DOC_ID_NAMES)
+
+AT_ONCE = 1 << 16  # ids or hashes that are looked at together
 
 # White space of Unicode and control characters, as UTF-8.
 SEPARATOR = re.compile(
@@ -68,25 +76,56 @@ def check_unique_ids(ids, where: Sequence[tuple[str, int]], readers: Sequence = 
     where: (path, number of ids up to the end of this file) per file, in order. The paths are opened
     once more to find the lines, only if there is a duplicate. readers: how each is read, if not plainly.
     """
+    repetitions = repeated_ids(ids)
+    if not repetitions:
+        return
+    places = [_place(row, where, readers) for row in repetitions[0]]
+    raise TroveStepsError(
+        f"{places[0]}: the id {shortened(ids[repetitions[0][0]].as_py())} is already taken at {places[1]}: "
+        "ids must be unique within one collection; "
+        f"{len(repetitions):,} of {len(ids):,} are repetitions"
+    )
+
+
+def repeated_ids(ids) -> list[tuple[int, int]]:
+    """Return (row, row of the first occurrence) of each id that occurred before, by row.
+
+    ids: pyarrow array or chunked array of strings, [n]. Takes 20 bytes of memory per id.
+    """
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return
-    # 32-bit offsets would end at 2 GiB of ids.
-    ids = pa.chunked_array(ids) if isinstance(ids, pa.Array) else ids
-    codes = pc.dictionary_encode(ids.cast(pa.large_string())).combine_chunks().indices.to_numpy()
-    order = np.argsort(codes, kind="stable")
-    repeated = np.flatnonzero(codes[order[1:]] == codes[order[:-1]])
-    second = int(order[repeated + 1].min())
-    first = int(np.flatnonzero(codes == codes[second])[0])
-    places = [_place(row, where, readers) for row in (first, second)]
-    raise TroveStepsError(
-        f"{places[1]}: the id {shortened(ids[second].as_py())} is already taken at {places[0]}: "
-        "ids must be unique within one collection; "
-        f"{len(ids) - pc.count_distinct(ids).as_py():,} of {len(ids):,} are repetitions"
-    )
+    hashes = np.empty(len(ids), np.int64)
+    end = 0
+    for chunk in [ids] if isinstance(ids, pa.Array) else ids.chunks:
+        for start in range(0, len(chunk), AT_ONCE):
+            names = chunk.slice(start, AT_ONCE).to_pylist()
+            hashes[end : end + len(names)] = np.fromiter(map(hash, names), np.int64, len(names))
+            end += len(names)
+    first: dict[str, int] = {}
+    found = []
+    for row in repeated_rows(hashes).tolist():  # different ids may share a hash
+        name = ids[row].as_py()
+        if first.setdefault(name, row) != row:
+            found.append((row, first[name]))
+    return found
+
+
+def repeated_rows(values: np.ndarray) -> np.ndarray:
+    """Return the rows, in order, of those values (int64 [n]) that occur more than once."""
+    import numpy as np
+
+    ordered = np.sort(values)
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    if not len(again):
+        return again
+    found = []
+    for start in range(0, len(values), AT_ONCE):
+        block = values[start : start + AT_ONCE]
+        nearest = again[np.minimum(np.searchsorted(again, block), len(again) - 1)]
+        found.append(start + np.flatnonzero(nearest == block))
+    return np.concatenate(found)
 
 
 def _place(row: int, where: Sequence[tuple[str, int]], readers: Sequence) -> str:

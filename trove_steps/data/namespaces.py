@@ -8,7 +8,7 @@ of the file's SHA-256. Other ids stay as they are.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trove_steps.data.ids import check_unique_ids, shortened
+from trove_steps.data.ids import check_unique_ids, repeated_ids, shortened
 from trove_steps.errors import TroveStepsError
 from trove_steps.keys import recipe_key
 
@@ -62,9 +62,8 @@ def qualified(
             ends.append((where[i], end))
         check_unique_ids(_joined([ids[i] for i in members]), ends, [readers[i] for i in members])
     together = _joined(ids)
-    counts = pc.value_counts(together)
-    clashing = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    if not len(clashing):
+    clashing = {together[row].as_py() for row, _ in repeated_ids(together)}
+    if not clashing:
         return ids, [""] * len(ids)
     tags = _tags(names, together)
     found = []
@@ -73,7 +72,7 @@ def qualified(
         longer = pc.binary_join_element_wise(
             part, pa.scalar(f"_{tag}", part.type), pa.scalar("", part.type)
         )
-        clashes = pc.is_in(part, value_set=clashing)
+        clashes = pc.is_in(part, value_set=pa.array(sorted(clashing), part.type))
         found.append(pc.if_else(clashes, longer, part).cast(pa.string()))
     return found, tags
 
@@ -126,10 +125,13 @@ class Namespaces:
                 ending = f"_{file['tag']}"
                 short = pc.replace_substring_regex(part, f"{ending}$", "") if file["tag"] else part
                 local += short.chunks
-        places = pc.index_in(column, value_set=pa.chunked_array(local, pa.string()))
-        found = pa.chunked_array(whole, pa.string()).take(places)
+        local, whole = pa.chunked_array(local, pa.string()), pa.chunked_array(whole, pa.string())
+        # All ids pass by a table of the few that are asked for: one of all would take ten times as much.
+        asked = pc.is_in(local, value_set=pc.unique(column))
+        places = pc.index_in(column, value_set=local.filter(asked))
+        found = whole.filter(asked).take(places)
         lost = column.filter(pc.is_null(found))
-        elsewhere = lost.filter(pc.is_in(lost, value_set=self.ids))
+        elsewhere = self.ids.filter(pc.is_in(self.ids, value_set=lost))
         if len(elsewhere):
             raise TroveStepsError(
                 f"collections[{collection}]: its judgments name the {what} "

@@ -13,6 +13,7 @@ import stat
 import tempfile
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from trove_steps.errors import TroveStepsError
@@ -22,6 +23,7 @@ from trove_steps.errors import TroveStepsError
 BLOCK_BYTES = 1 << 17
 HEAD_BYTES = 1 << 16
 LONGEST_LINE_BYTES = 1 << 30
+HASHED_BYTES = 8 << 20  # hashed at once: a thread waits for the interpreter's lock each time
 
 COMPRESSIONS = {
     b"\x1f\x8b": "gzip",
@@ -68,7 +70,7 @@ class Source:
         try:
             self.compression = _match(COMPRESSIONS, file.read(16))
             file.seek(0)
-            self._raw = _HashedFile(file, hashed=digest is not None)
+            self._raw = _HashedFile(file, digest is not None)
             self._stream = _decompressed(self._raw, self.compression)
             self._unread = b""
             self.head = self._read_head()
@@ -107,7 +109,7 @@ class Source:
             self._raw.restart()
         while self._raw.read(BLOCK_BYTES):
             pass
-        if self._raw.sha256.hexdigest() != self._digest:
+        if self._raw.digest.hexdigest() != self._digest:
             raise TroveStepsError(
                 f"{self.name} changed while it was read, or since this run was planned: wait until "
                 "it is complete, then start again"
@@ -157,7 +159,7 @@ class Source:
     def seekable(self) -> io.IOBase:
         """Return the decompressed file as one that can be read at any position."""
         if self.compression is None:
-            self._raw.hashed = False
+            self._raw.digest = None
             self._raw.seek(0)
             return self._raw
         copy = tempfile.TemporaryFile()  # noqa: SIM115 (closed with its last reference)
@@ -166,6 +168,34 @@ class Source:
         copy.flush()
         copy.seek(0)
         return copy
+
+
+class Portion:
+    """The lines of a plain text file that begin in the bytes [start, end), as `Source` gives its lines.
+
+    Whoever reads portions does not know the numbers of their lines: each counts from 1.
+    """
+
+    line = 0
+    ended_in_mid_line = False
+
+    def __init__(self, path: Path | str, start: int, end: int):
+        self.name = str(path)
+        self._start, self._end = start, end
+
+    def lines(self) -> Iterator[tuple[int, list[bytes]]]:
+        with open(self.name, "rb") as file:
+            file.seek(max(0, self._start - 1))
+            if self._start:
+                file.readline()  # belongs to the portion in which it begins
+            place, first = file.tell(), 1
+            while block := file.read(max(0, min(BLOCK_BYTES, self._end - place))):
+                if block[-1:] != b"\n":
+                    block += file.readline()
+                place += len(block)
+                lines = block.removesuffix(b"\n").split(b"\n")
+                yield first, lines
+                first += len(lines)
 
 
 def _open(path: Path | str, name: str) -> io.FileIO:
@@ -206,19 +236,50 @@ def _decompressed(raw: io.RawIOBase, compression: str | None):
     return pa.CompressedInputStream(pa.PythonFile(buffered, mode="r"), "zstd")
 
 
+class _Digest:
+    """SHA-256, computed in a thread beside the reading."""
+
+    def __init__(self):
+        self._sha256 = hashlib.sha256()
+        self._gathered = bytearray()
+        self._thread: ThreadPoolExecutor | None = None
+        self._hashing: Future | None = None
+
+    def update(self, block) -> None:
+        self._gathered += block
+        if len(self._gathered) < HASHED_BYTES:
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "sha256")
+        if self._hashing is not None:
+            self._hashing.result()
+        self._hashing = self._thread.submit(self._sha256.update, self._gathered)
+        self._gathered = bytearray()
+
+    def hexdigest(self) -> str:
+        """Return the digest of all blocks so far."""
+        if self._hashing is not None:
+            self._hashing.result()
+        self._sha256.update(self._gathered)
+        self._gathered.clear()
+        return self._sha256.hexdigest()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown()
+
+
 class _HashedFile(io.RawIOBase):
-    """A file whose bytes are hashed in the order in which they are read."""
+    """A file whose bytes are hashed, if `hashed`, in the order in which they are read."""
 
     def __init__(self, file: io.FileIO, hashed: bool):
         self._file = file
-        self.hashed = hashed
-        self.sha256 = hashlib.sha256()
+        self.digest = _Digest() if hashed else None
 
     def restart(self) -> None:
         """Go back to the first byte and forget what was hashed so far."""
         self.seek(0)
-        self.hashed = True
-        self.sha256 = hashlib.sha256()
+        self.digest = _Digest()
 
     def readable(self) -> bool:
         return True
@@ -238,16 +299,18 @@ class _HashedFile(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         # What RawIOBase makes of readinto copies once more.
         block = self._file.read(size)
-        if self.hashed:
-            self.sha256.update(block)
+        if self.digest:
+            self.digest.update(block)
         return block
 
     def readinto(self, buffer) -> int:
         size = self._file.readinto(buffer)
-        if self.hashed and size:
-            self.sha256.update(memoryview(buffer)[:size])
+        if self.digest and size:
+            self.digest.update(memoryview(buffer)[:size])
         return size
 
     def close(self) -> None:
+        if self.digest:
+            self.digest.close()
         self._file.close()
         super().close()

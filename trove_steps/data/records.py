@@ -2,17 +2,19 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from types import NoneType
+from typing import Annotated
 
+import msgspec
 import orjson
 
 from trove_steps.data.functions import called, load_function
 from trove_steps.data.ids import RECORD_ID_NAMES, bad_id, bad_id_message, shortened
-from trove_steps.data.opening import Source
+from trove_steps.data.opening import Portion, Source
 from trove_steps.data.tables import (
     check_utf8,
     check_widths,
@@ -22,6 +24,8 @@ from trove_steps.data.tables import (
     tsv_rows,
 )
 from trove_steps.errors import TroveStepsError
+
+BATCH_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def read_records(
     *,
     shown_as: str | None = None,
     digest: str | None = None,
-    batch_rows: int = 4096,
+    batch_rows: int = BATCH_ROWS,
     reader: Reader = PLAIN,
 ) -> Iterator[Batch]:
     """Yield the records of one file, in order, in batches of at most `batch_rows`.
@@ -120,6 +124,31 @@ def read_records(
             )
 
 
+def portion_bounds(path: Path | str, reader: Reader, size: int) -> list[int]:
+    """Return where a file may be cut so that its portions of `size` bytes can be read on their own.
+
+    Only plain JSON lines can; otherwise the list is empty.
+    """
+    with Source(path) as source:
+        start = source.head
+        plain = source.compression is None and source.format == "text" and not reader.loader
+        if not plain or start[:1] != b"{" or b"\n" not in start:
+            return []
+    end = os.path.getsize(path)
+    return [*range(0, end, size), end]
+
+
+def read_portion(path: Path | str, start: int, end: int, reader: Reader) -> Iterator[Batch]:
+    """Yield the records that begin in the bytes [start, end) of a file of plain JSON lines.
+
+    Raises TroveStepsError as `read_records` does, but its lines are counted from `start`.
+    """
+    with Source(path) as source:
+        first = _parsed(source, source.head.partition(b"\n")[0], 1)
+    fields = _choose_fields(list(first), str(path), reader)
+    return _from_json_lines(Portion(path, start, end), BATCH_ROWS, reader, fields)
+
+
 def _batches(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batch]:
     if source.format != "text":
         return _from_columns(source, batch_rows, reader)
@@ -153,24 +182,57 @@ def _from_loader(source: Source, path, reader: Reader, batch_rows: int) -> Itera
         yield _checked(source, fields, Batch(*values, numbers), records)
 
 
-def _from_json_lines(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batch]:
-    fields = None
+def _from_json_lines(
+    source: Source | Portion, batch_rows: int, reader: Reader, fields: "Fields | None" = None
+) -> Iterator[Batch]:
+    decode = _decoder(fields) if fields else None
     for first, block in source.lines():
         for start in range(0, len(block), batch_rows):
             lines = block[start : start + batch_rows]
-            records, numbers = parse_lines(source, lines, first + start)
-            if not records:
-                continue
-            check_objects(source, records, numbers)
-            if fields is None:
-                fields = _choose_fields(list(records[0]), f"{source.name}:{numbers[0]}", reader)
-            batch = Batch(
-                [record.get(fields.id) for record in records],
-                [record.get(fields.title) for record in records],
-                [record.get(fields.text) for record in records],
-                numbers,
-            )
+            records, batch = None, decode and _decoded(lines, first + start, decode)
+            if not batch:  # the first ones, or something unusual: read as any JSON
+                records, numbers = parse_lines(source, lines, first + start)
+                if not records:
+                    continue
+                check_objects(source, records, numbers)
+                if fields is None:
+                    fields = _choose_fields(list(records[0]), f"{source.name}:{numbers[0]}", reader)
+                    decode = _decoder(fields)
+                values = [[record.get(name) for record in records] for name in astuple(fields)]
+                batch = Batch(*values, numbers)
             yield _checked(source, fields, batch, records)
+
+
+def _decoder(fields: Fields) -> Callable | None:
+    """Return a function from a line of JSON to an object with id, title and text.
+
+    It takes half the time of a parser that makes a dict of all fields, and raises an error for
+    anything that is not such a record. None if a field has two meanings.
+    """
+    names = asdict(fields)
+    if len(set(names.values())) < len(names):
+        return None
+    small = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+    types = [("id", str | small), ("text", str), ("title", str | None, None)]
+    record = msgspec.defstruct("Record", types, rename=names, gc=False)
+    return msgspec.json.Decoder(record).decode
+
+
+def _decoded(lines: list[bytes], first: int, decode: Callable) -> Batch | None:
+    """Return the records of these lines, None if any of them is not what `decode` takes."""
+    try:
+        records = list(map(decode, lines))
+        for line in lines:
+            if not line.isascii():
+                line.decode()  # names and fields that are passed over are not looked at
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return Batch(
+        [record.id for record in records],
+        [record.title for record in records],
+        [record.text for record in records],
+        range(first, first + len(records)),
+    )
 
 
 def parse_lines(source: Source, lines: list[bytes], first: int) -> tuple[list, Sequence[int]]:

@@ -1,7 +1,7 @@
 """From a record to the string that goes to the tokenizer."""
 
 import string
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cache
 
 from trove_steps.errors import TroveStepsError
@@ -17,20 +17,30 @@ def format_text(template: str, title: str | None, text: str) -> str:
     template `{title} {text}` this is Trove's `f"{title.strip()} {text.strip()}".strip()`.
     Literal braces are doubled, as in str.format.
     """
-    return _compiled(template)(title, text)
+    return format_texts(template, [title], [text])[0]
+
+
+def format_texts(template: str, titles: Sequence[str | None], texts: Sequence[str]) -> list[str]:
+    """Return `format_text` of each title (None where missing) and text, [n]."""
+    with_title, without_title = _compiled(template)
+    texts = list(map(str.strip, texts))
+    if template == QUERY:
+        return texts
+    titles = [title and title.strip() for title in titles]
+    pairs = zip(titles, texts, strict=True)
+    if template == PASSAGE:  # what nearly all models take
+        return [f"{title} {text}" if title and text else title or text for title, text in pairs]
+    return [
+        ((with_title if title else without_title) % {"title": title, "text": text}).strip()
+        for title, text in pairs
+    ]
 
 
 @cache
-def _compiled(template: str) -> Callable[[str | None, str], str]:
+def _compiled(template: str) -> tuple[str, str]:
+    """Return the template in the form that the operator % takes: with a title and without."""
     pieces = _parse(template)
-    with_title, without_title = _fill(pieces), _fill(_drop_title(pieces))
-
-    def fill(title: str | None, text: str) -> str:
-        title = title.strip() if title else ""
-        text = text.strip()
-        return (with_title(title, text) if title else without_title(title, text)).strip()
-
-    return fill
+    return _percent(pieces), _percent(_drop_title(pieces))
 
 
 def _drop_title(pieces: list[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
@@ -49,16 +59,10 @@ def _drop_title(pieces: list[tuple[str, str | None]]) -> list[tuple[str, str | N
     return [*kept, (literal, None)] if literal.strip() else kept
 
 
-def _fill(pieces: list[tuple[str, str | None]]) -> Callable[[str, str], str]:
-    """Return the parsed template as a function of (title, text)."""
-    if pieces == [("", "text")]:
-        return lambda title, text: text
-    if pieces == [("", "title"), (" ", "text")]:
-        return lambda title, text: f"{title} {text}"
-    percent = "".join(
+def _percent(pieces: list[tuple[str, str | None]]) -> str:
+    return "".join(
         literal.replace("%", "%%") + (f"%({name})s" if name else "") for literal, name in pieces
     )
-    return lambda title, text: percent % {"title": title, "text": text}
 
 
 def _parse(template: str) -> list[tuple[str, str | None]]:
