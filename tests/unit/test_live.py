@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from trove_steps import progress
+from trove_steps.distributed import Comm
 from trove_steps.live import Job, View, clock, described, short
 
 
@@ -45,6 +46,28 @@ def test_a_bar_belongs_to_the_job_whose_output_it_makes(view):
     assert "left" in first
     assert second.startswith("encode_corpus def: 0:0")
     assert whole.startswith("0:0")
+
+
+class Rank(Comm):
+    """One of several ranks in this process: they count together."""
+
+    def __init__(self, rank: int, counters: dict):
+        self.rank, self._counters = rank, counters
+
+
+def test_a_bar_shows_what_all_ranks_have_done(view, monkeypatch):
+    monkeypatch.setattr(progress, "TOLD_SECONDS", 0)
+    view.start_job(1, "encode_corpus abc", ["out.json"])
+    counters = {}
+    bars = [progress.SharedBar(Rank(n, counters), 80, "encode", "characters") for n in range(8)]
+    for bar in reversed(bars):  # rank 0 is the last one to tell
+        bar.add(5)
+    view._look()
+    assert "50% · 40/80 characters" in view.lines()[0]
+    for bar in bars:
+        bar.close()
+    view._look()
+    assert "100% · 80/80 characters" in view.lines()[0]
 
 
 def test_without_a_view_lines_go_to_the_screen(monkeypatch, capsys):
