@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trove_steps.data import read_records, reader_of
+from trove_steps.data.namespaces import TAG_DIGITS
 from trove_steps.errors import TroveStepsError
+from trove_steps.keys import recipe_key
 
 
 def read_some(cache_dir: Path, recipe: dict, wanted: Mapping[int, str]) -> dict[int, str]:
@@ -25,8 +27,7 @@ def read_some(cache_dir: Path, recipe: dict, wanted: Mapping[int, str]) -> dict[
                 end = first + len(batch.ids)
                 while place < len(rows) and rows[place] < end:
                     n = rows[place] - first
-                    # An id may have got an ending that tells files with the same ids apart.
-                    if wanted[rows[place]].startswith(str(batch.ids[n])):
+                    if _is_named(wanted[rows[place]], batch.ids[n], digest, given):
                         found[rows[place]] = _line(batch.titles[n], batch.texts[n])
                     place += 1
                 first = end
@@ -35,6 +36,16 @@ def read_some(cache_dir: Path, recipe: dict, wanted: Mapping[int, str]) -> dict[
     except (TroveStepsError, OSError):
         pass  # a file is gone or is damaged: what was read is what there is
     return found
+
+
+def _is_named(name: str, own: str, digest: str, given: dict) -> bool:
+    """Tell whether a name is that of a record with the id `own`, which may have got an ending that tells
+    files of several collections apart: see `trove_steps.data.namespaces`."""
+    ending = name.removeprefix(f"{own}_")
+    if "collections" not in given or ending == name or len(ending) < TAG_DIGITS:
+        return name == own
+    files = digest, recipe_key({"file": digest, "reader": given})
+    return name == own or any(file.startswith(ending) for file in files)
 
 
 def snippet(text: str, length: int = 160) -> str:
