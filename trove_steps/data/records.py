@@ -120,6 +120,26 @@ def read_records(
             )
 
 
+def records_of_lines(lines: list[bytes], name: str, reader: Reader) -> Batch:
+    """Return the records of some lines of a JSON-lines file, none of them blank; the first decides what the
+    fields are. `name` is what messages call the file. Raises TroveStepsError as `read_records`."""
+    (batch,) = _from_json_lines(_InMemory(name, lines), len(lines), reader)
+    return batch
+
+
+@dataclass
+class _InMemory:
+    """Lines that were read, as a Source hands them out."""
+
+    name: str
+    content: list[bytes]
+    line: int = 0
+    ended_in_mid_line: bool = False
+
+    def lines(self) -> Iterator[tuple[int, list[bytes]]]:
+        yield 1, self.content
+
+
 def _batches(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batch]:
     if source.format != "text":
         return _from_columns(source, batch_rows, reader)
