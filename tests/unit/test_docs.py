@@ -16,6 +16,13 @@ def test_the_config_reference_is_up_to_date():
     assert (PROJECT / "docs" / "config.md").read_text(encoding="utf-8") == written
 
 
+def test_every_option_has_a_meaning():
+    text = (PROJECT / "docs" / "config.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) > 100
+    assert [row[0] for row in rows if not row[-1].strip(" |")] == []
+
+
 @pytest.mark.parametrize(
     "path", sorted((PROJECT / "config").rglob("*.yaml")), ids=lambda path: path.name
 )
