@@ -21,6 +21,7 @@ from trove_steps.data.tables import column_batches
 from trove_steps.errors import TroveStepsError
 from trove_steps.fingerprint import check_unchanged
 from trove_steps.keys import TEXT_KEY_BYTES, imported_recipe, recipe_key, text_key
+from trove_steps.progress import progress_bar
 from trove_steps.store import Store, write_collection
 
 BLOCK_BYTES = 64 << 20
@@ -56,12 +57,15 @@ def import_vectors(cache_dir: Path, role: str, files: Files) -> Path:
     ids, texts_ids = _ids(files)
     keys = _keys(ids)
     done, dim = 0, None
+    bar = progress_bar(len(ids), f"import {role}", "vectors", shown=True)
     for name, block in _blocks(files.vectors):
         dim = block.shape[1] if dim is None else dim
         part = slice(done, done + len(block))
         _check_block(name, block, dim, ids[part])
         store.write(keys[part], block)
         done += len(block)
+        bar.update(len(block))
+    bar.close()
     if done != len(ids):
         raise TroveStepsError(
             f"{_listed(files.vectors)}: {done:,} vectors for {len(ids):,} ids: each id needs one vector"

@@ -96,7 +96,7 @@ def tell(**state) -> bool:
     with contextlib.suppress(OSError):
         Path(folder).mkdir(parents=True, exist_ok=True)
         # A line is final: each has a file of its own, so that the next one does not replace it.
-        number = f"-{next(_numbers)}" if "line" in state else ""
+        number = f"-{next(_numbers):06}" if "line" in state else ""
         path = Path(folder) / f"{socket.gethostname()}-{os.getpid()}{number}.json"
         temporary = path.with_suffix(".tmp")
         content = json.dumps({**state, "arguments": sys.argv}, default=float)  # numpy numbers too

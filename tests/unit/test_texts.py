@@ -109,7 +109,9 @@ RECORD = st.fixed_dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
+)
 @given(
     files=st.lists(st.lists(RECORD, min_size=1, max_size=12), min_size=1, max_size=3),
     end=st.sampled_from(["\n", ""]),
