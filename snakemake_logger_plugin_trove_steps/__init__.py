@@ -45,10 +45,10 @@ class LogHandler(LogHandlerBase):
         self.view = None
         asked = ("dryrun", "quiet", "verbose", "printshellcmds", "debug_dag", "stdout")
         if not any(getattr(settings, name, None) for name in asked):
-            from trove_steps.live import View
+            from trove_steps.live import View, close_views
 
             self.view = View()
-            atexit.register(self.view.close)
+            atexit.register(close_views)
 
     def setFormatter(self, fmt) -> None:
         super().setFormatter(fmt)

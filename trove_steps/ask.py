@@ -45,7 +45,7 @@ class Asker:
         from trove_steps.encoder import Encoder
         from trove_steps.formats import formatter
         from trove_steps.search import as_searched
-        from trove_steps.store import Vectors
+        from trove_steps.store import Vectors, dropped_mark
 
         if cell.queries.step != "encode":
             raise TroveStepsError(
@@ -57,6 +57,12 @@ class Asker:
             raise TroveStepsError(
                 f"{cell.dataset}/{cell.model}: its corpus has no vectors yet; run the workflow first "
                 "(snakemake encode)"
+            )
+        if (mark := dropped_mark(manifest)).exists():
+            raise TroveStepsError(
+                f"{cell.dataset}/{cell.model}: the vectors of its corpus were removed after the search "
+                f"(keep_embeddings: false); to have them again, delete {manifest} and {mark}, set "
+                "keep_embeddings: true and run snakemake encode"
             )
         model = cell.queries.model
         max_len = model.settings.encoder_recipe("query")["max_len"]

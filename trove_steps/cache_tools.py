@@ -423,6 +423,11 @@ def _unreached_inputs(cache: Cache, kept: Kept) -> Iterator[Garbage]:
     for link in sorted((cache.directory / "in").glob("*")):
         if link.name not in kept.inputs and not link.exists():
             yield Garbage(link, "link to a file that is gone", 0, _last_write([link]))
+    for index in sorted((cache.directory / "lines").glob("*.npy")):
+        digest = index.name.partition("-")[0]
+        if digest not in kept.inputs and not (cache.directory / "in" / digest).exists():
+            used = _last_write([index])
+            yield Garbage(index, "lines of a file that is gone", size_of(index), used)
 
 
 def _collect_vectors(

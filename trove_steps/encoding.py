@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from trove_steps.arguments import shown_path
-from trove_steps.claims import Claims, remove_claims, shared_portions
+from trove_steps.claims import Claims, finished, remove_claims, shared_portions
 from trove_steps.data import Reader, named, read_records, reader_of
 from trove_steps.distributed import Comm, pick_device, share_cpu_threads
 from trove_steps.errors import TroveStepsError
@@ -32,7 +32,7 @@ from trove_steps.keyed import keyed_records
 from trove_steps.keys import TEXT_KEY_BYTES, encoder_recipe, recipe_key, texts_recipe
 from trove_steps.lengths import Cut, measure_cut, write_cut, write_lengths
 from trove_steps.model_settings import ModelSettings, model_files
-from trove_steps.progress import progress_bar, report
+from trove_steps.progress import SharedBar, report
 from trove_steps.store import Places, Store, manifest_path, write_collection
 from trove_steps.work import Portion, Work, remove_leftovers, write_work
 
@@ -343,9 +343,25 @@ def _encode_pending(
     record.device = device.partition(":")[0]
     started = time.perf_counter()
     record.seconds["load"] = started - loading
-    portions = _portions_of_jobs(store, work, claims) if claims else _portions(work, comm)
-    mine = _encode_portions(job, encoder, store, portions, len(work), comm, record)
+    bar = SharedBar(comm, work.costs.sum(), f"encode {job.role}", "characters")
+    if claims:
+        keys = work.keys()
+        portions = _portions_of_jobs(store, work, keys, claims)
+        done = finished(claims, keys, work.costs) if comm.rank == 0 else int
+
+        def advance(_: Portion) -> None:
+            bar.reach(done())
+    else:
+        portions = _portions(work, comm)
+
+        def advance(portion: Portion) -> None:
+            bar.add(portion.characters)
+
+    mine = _encode_portions(job, encoder, store, portions, advance, record)
+    if comm.rank == 0:
+        record.encoder = encoder.figures()
     comm.barrier()
+    bar.close()
     record.seconds["encode"] = time.perf_counter() - started
     _add_up(record, mine, comm)
 
@@ -355,21 +371,16 @@ def _encode_portions(
     encoder,
     store: Store,
     portions: Iterator[Portion],
-    total: int,
-    comm: Comm,
+    advance: Callable[[Portion], None],
     record: Record,
 ) -> np.ndarray:
-    """Encode the portions of this rank; return [texts, shards, busy seconds]."""
-    bar = progress_bar(total, f"encode {job.role}", "texts", comm.rank == 0)
+    """Encode the portions of this rank, tell `advance` of each; return [texts, shards, busy seconds]."""
     texts = shards = 0
     started = time.perf_counter()
     for portion in portions:
         _encode_portion(encoder, store, portion, job, record)
         texts, shards = texts + len(portion), shards + 1
-        bar.update(len(portion))
-    bar.close()
-    if comm.rank == 0:
-        record.encoder = encoder.figures()
+        advance(portion)
     return np.array([[texts, shards, time.perf_counter() - started]])
 
 
@@ -388,9 +399,10 @@ def _portions(work: Work, comm: Comm) -> Iterator[Portion]:
         amount = _next_amount(amount, time.perf_counter() - began, fair)
 
 
-def _portions_of_jobs(store: Store, work: Work, claims: Claims) -> Iterator[Portion]:
+def _portions_of_jobs(
+    store: Store, work: Work, keys: np.ndarray, claims: Claims
+) -> Iterator[Portion]:
     """Yield the portions that this rank claims from those of all jobs."""
-    keys = work.keys()
 
     def missing(rows: np.ndarray) -> np.ndarray:
         return rows[~store.find(keys[rows]).known]

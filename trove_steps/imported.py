@@ -2,7 +2,8 @@
 
 A collection's files are NumPy arrays (.npy, [n, dim]) and text files with their ids, one a line, or Parquet
 and Arrow files with a column of ids and one of vectors. Files count in order. If no file holds ids, those
-of the data set's texts are taken, in order; if both are there, they must be the same ids.
+of the data set's texts are taken, in order; if both are there, they must be the same ids, in any order. The
+collection has the order of the texts, so that a row of it is a record of the texts' files.
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from trove_steps.data.tables import column_batches
 from trove_steps.errors import TroveStepsError
 from trove_steps.fingerprint import check_unchanged
 from trove_steps.keys import TEXT_KEY_BYTES, imported_recipe, recipe_key, text_keys
+from trove_steps.progress import progress_bar
 from trove_steps.store import Store, write_collection
 
 BLOCK_BYTES = 64 << 20
@@ -52,20 +54,25 @@ def import_vectors(cache_dir: Path, role: str, files: Files) -> Path:
     recipe = imported_recipe(files.vector_digests, files.text_digests, files.readers)
     key = recipe_key(recipe)
     store = Store(cache_dir, f"imported-{key}")
-    ids = _ids(files)
-    keys = np.frombuffer(text_keys(ids), np.uint8).reshape(-1, TEXT_KEY_BYTES)
+    ids, texts_ids = _ids(files)
+    keys = _keys(ids)
     done, dim = 0, None
+    bar = progress_bar(len(ids), f"import {role}", "vectors", shown=True)
     for name, block in _blocks(files.vectors):
         dim = block.shape[1] if dim is None else dim
         part = slice(done, done + len(block))
         _check_block(name, block, dim, ids[part])
         store.write(keys[part], block)
         done += len(block)
+        bar.update(len(block))
+    bar.close()
     if done != len(ids):
         raise TroveStepsError(
             f"{_listed(files.vectors)}: {done:,} vectors for {len(ids):,} ids: each id needs one vector"
         )
     store.write_recipe(recipe)
+    if texts_ids:
+        ids, keys = texts_ids, _keys(texts_ids)
     column = pa.chunked_array([pa.array(ids, pa.string())])
     return write_collection(store, role, key, column, keys, store.find(keys), recipe)
 
@@ -74,8 +81,12 @@ def _listed(paths: list[Path]) -> str:
     return ", ".join(map(shown_path, paths))
 
 
-def _ids(files: Files) -> list[str]:
-    """Return the ids of all vectors, in order."""
+def _keys(ids: list[str]) -> np.ndarray:
+    return np.frombuffer(text_keys(ids), np.uint8).reshape(-1, TEXT_KEY_BYTES)
+
+
+def _ids(files: Files) -> tuple[list[str], list[str]]:
+    """Return the ids of all vectors and those of all texts, in order; the latter may be unknown."""
     own: list[str] = []
     for path in files.vectors:
         own += _ids_of(path)
@@ -106,7 +117,7 @@ def _ids(files: Files) -> list[str]:
             else f"{len(extra):,} ids are not in {_listed(files.texts)}, {shortened(extra[0])} for one"
         )
         raise TroveStepsError(f"{name}: {wrong}")
-    return ids
+    return ids, known
 
 
 def _is_npy(path: Path) -> bool:

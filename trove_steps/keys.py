@@ -19,7 +19,7 @@ TEXT_KEY_BYTES = 16
 VERSION = {
     "encoder": 1,
     "derived": 1,
-    "imported": 1,
+    "imported": 2,
     "publish": 1,
     "texts": 1,
     "search": 2,

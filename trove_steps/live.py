@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -18,18 +19,28 @@ from trove_steps.progress import FOLDER
 
 TICK = 0.3  # seconds between two looks at the files
 PLAIN_SECONDS = 60.0  # between two lines about a step that goes on, without a terminal
-BAR = 24
+BAR = 24  # characters, where there is room
+SHORTEST_BAR = 4
+_open_views: list["View"] = []
+
+
+def close_views() -> None:
+    """Remove the bars, before something else is printed. May be called by any thread, and again."""
+    for view in list(_open_views):
+        view.close()
 
 
 @dataclass
 class Job:
-    """A running job; `state` is what its step told last."""
+    """A running job; `state` is what its step told last, at `heard`, in the file `path`."""
 
     name: str
     outputs: set[str]
     started: float = field(default_factory=time.monotonic)
-    told: float = field(default_factory=time.monotonic)
+    shown: float = field(default_factory=time.monotonic)
     state: dict = field(default_factory=dict)
+    heard: float = 0.0
+    path: Path | None = None
 
 
 class View:
@@ -41,10 +52,14 @@ class View:
         self.done = self.total = 0
         self.began = time.monotonic()
         self.folder: Path | None = None
+        self._read: dict[Path, int] = {}  # states that were read, with their times
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._live = self._console = None
+        # Relative, because --directory may still move the run elsewhere; steps run where it runs.
+        os.environ[FOLDER] = f".snakemake/progress-{socket.gethostname()}-{os.getpid()}"
+        _open_views.append(self)
 
     # --- what happens ---------------------------------------------------------------------------
 
@@ -52,54 +67,66 @@ class View:
         """A job begins; `outputs` are its files, by which the step that runs in it is known."""
         with self._lock:
             self.jobs[number] = Job(name, set(outputs))
-        if self.folder is None:  # not before: --directory may move the run elsewhere
-            self.folder = Path(os.path.abspath(".snakemake")) / f"progress-{os.getpid()}"
-            os.environ[FOLDER] = str(self.folder)
-        if self._thread is None:
+        if self._thread is None and not self._ended.is_set():
             self._start()
 
     def end_job(self, number: int) -> None:
         """A job has ended, well or not."""
         self._look()
         with self._lock:
-            self.jobs.pop(number, None)
+            job = self.jobs.pop(number, None)
+            if job and job.path:
+                self._read.pop(job.path, None)
+                job.path.unlink(missing_ok=True)
 
     def progress(self, done: int, total: int) -> None:
         with self._lock:
             self.done, self.total = done, total
 
     def write(self, text: str, stream=None) -> None:
-        """Show a text above the bars, or on a stream (default: standard error) without a terminal."""
-        if self._console is None:
-            print(text, file=stream or sys.stderr, flush=True)
-            return
-        from rich.text import Text
+        """Show a text on a stream (default: standard error); on a terminal, above the bars."""
+        stream = stream or sys.stderr
+        with self._lock:
+            if self._console is None or not stream.isatty():
+                print(text, file=stream, flush=True)
+                return
+            from rich.text import Text
 
-        self._console.print(Text.from_ansi(text), soft_wrap=True)
+            self._console.print(Text.from_ansi(text), soft_wrap=True)
 
     def close(self) -> None:
         """Show the last lines, remove the bars and the files."""
         self._ended.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        if thread := self._thread:
+            thread.join()
         self._look()
-        if self._live is not None:
-            self._live.stop()
+        with self._lock:
+            if self._live is not None:
+                self._live.stop()
             self._live = self._console = None
-        os.environ.pop(FOLDER, None)
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if self.folder is not None:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            if self in _open_views:
+                _open_views.remove(self)
+                os.environ.pop(FOLDER, None)
 
     # --- how it is shown ------------------------------------------------------------------------
 
     def _start(self) -> None:
+        self.folder = Path(os.path.abspath(os.environ[FOLDER]))
+        _remove_leftovers(self.folder)
         if self.screen:
             from rich.console import Console
             from rich.live import Live
 
             self._console = Console(stderr=True, highlight=False)
-            self._live = Live(console=self._console, transient=True, auto_refresh=False)
+            self._live = Live(
+                console=self._console,
+                transient=True,
+                auto_refresh=False,
+                redirect_stdout=False,  # it may be a file, and what is written there is no part of this
+                redirect_stderr=False,
+            )
             self._live.start()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -107,31 +134,41 @@ class View:
     def _run(self) -> None:
         while not self._ended.wait(TICK):
             self._look()
-            if self._live is not None:
-                with self._lock:
-                    lines = self.lines()
-                self._live.update("\n".join(lines), refresh=True)
-            else:
+            if self._live is None:
                 self._say()
+                continue
+            from rich.text import Text
+
+            with self._lock:
+                lines = self.lines(self._console.width)
+            shown = Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
+            self._live.update(shown, refresh=True)
 
     def _look(self) -> None:
         """Read what the steps told, and show the lines of those that are done."""
-        for path in sorted(self.folder.glob("*.json")) if self.folder else ():
-            with contextlib.suppress(OSError, ValueError):
-                told = json.loads(path.read_text(encoding="utf-8"))
-                if "line" in told:
-                    path.unlink()
-                    self.write(told["line"], sys.stdout)
-                    continue
-                with self._lock:
-                    for job in self.jobs.values():
-                        if not job.outputs.isdisjoint(told["arguments"]):
-                            job.state = told
+        with self._lock:
+            for path in sorted(self.folder.glob("*.json")) if self.folder else ():
+                with contextlib.suppress(OSError, ValueError):
+                    self._take(path)
 
-    def lines(self) -> list[str]:
+    def _take(self, path: Path) -> None:
+        written = path.stat().st_mtime_ns
+        if self._read.get(path) == written:
+            return
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if "line" in told:
+            path.unlink()
+            self.write(told["line"], sys.stdout)
+            return
+        for job in self.jobs.values():
+            if not job.outputs.isdisjoint(told["arguments"]):
+                job.state, job.heard, job.path = told, time.monotonic(), path
+                self._read[path] = written
+
+    def lines(self, width: int) -> list[str]:
         """Return the lines of the live part: one per running job, one for the whole run."""
         now = time.monotonic()
-        shown = [described(job, now) for job in self.jobs.values()]
+        shown = [described(job, now, width) for job in self.jobs.values()]
         whole = f"{self.done} of {self.total} jobs done · " if self.total else ""
         return [*shown, f"{whole}{clock(now - self.began)}"]
 
@@ -140,31 +177,50 @@ class View:
         now = time.monotonic()
         with self._lock:
             due = [
-                job for job in self.jobs.values() if now - job.told > PLAIN_SECONDS and job.state
+                job for job in self.jobs.values() if now - job.shown > PLAIN_SECONDS and job.state
             ]
-            lines = [described(job, now, bar=False) for job in due]
+            lines = [described(job, now) for job in due]
             for job in due:
-                job.told = now
+                job.shown = now
         for line in lines:
             self.write(line, sys.stdout)
 
 
-def described(job: Job, now: float, bar: bool = True) -> str:
-    """Return the line of a running job: bar, share, rate and time left, as far as they are known."""
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the folders beside this one that runs on this machine left when they were killed."""
+    for old in folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*"):
+        number = old.name.rpartition("-")[2]
+        if not number.isdigit():
+            continue
+        try:
+            os.kill(int(number), 0)  # asks only
+        except ProcessLookupError:
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError:
+            pass  # somebody else's
+
+
+def described(job: Job, now: float, width: int = 0) -> str:
+    """Return the line of a running job: share, rate and time left, as far as they are known, and a bar as
+    far as a line of `width` characters has room for one."""
     state = job.state
     if not state.get("total"):
         return f"{job.name}: {clock(now - job.started)}"
     share = min(1.0, state["done"] / state["total"])
-    drawn = f"{'━' * round(BAR * share)}{'─' * (BAR - round(BAR * share))} " if bar else ""
-    amount = f"{short(state['done'])}/{short(state['total'])} {state['unit']}"
-    parts = [f"{job.name}: {drawn}{share:4.0%}", amount]
+    parts = [f"{share:4.0%}", f"{short(state['done'])}/{short(state['total'])} {state['unit']}"]
     if state.get("note"):
         parts.append(state["note"])
     elif state["rate"]:
         parts.append(f"{short(state['rate'])}/s")
     if state["rate"]:
-        parts.append(f"{clock((state['total'] - state['done']) / state['rate'])} left")
-    return " · ".join(parts)
+        left = (state["total"] - state["done"]) / state["rate"] - (now - job.heard)
+        parts.append(f"{clock(max(0.0, left))} left")
+    figures = " · ".join(parts)
+    room = min(BAR, width - len(f"{job.name}:  {figures}") - 1)
+    if room < SHORTEST_BAR:
+        return f"{job.name}: {figures}"
+    filled = round(room * share)
+    return f"{job.name}: {'━' * filled}{'─' * (room - filled)} {figures}"
 
 
 def clock(seconds: float) -> str:

@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 FOLDER = "TROVE_STEPS_PROGRESS"
+TOLD_SECONDS = 0.5  # between two states that are told
 _numbers = count()
 
 
@@ -52,9 +53,32 @@ def progress_bar(total: int, what: str, unit: str, shown: bool):
             )
 
         def close(self) -> None:
+            if not self.disable:
+                self.display()  # the view may have seen the last step long ago, or never
             self.disable = True
 
-    return Told(**options | {"mininterval": 0.5})
+    return Told(**options | {"mininterval": TOLD_SECONDS})
+
+
+class SharedBar:
+    """A bar of what all ranks of a step have finished together; rank 0 shows it."""
+
+    def __init__(self, comm, total: int, what: str, unit: str):
+        self._comm, self._counter, self._total = comm, f"finished {unit}", int(total)
+        self._bar = progress_bar(self._total, what, unit, comm.rank == 0)
+
+    def add(self, amount: int) -> None:
+        """Count what this rank has finished."""
+        self.reach(self._comm.claim(self._counter, amount) + amount)
+
+    def reach(self, done: int) -> None:
+        """Show what all have finished."""
+        self._bar.update(max(0, done - self._bar.n))
+
+    def close(self) -> None:
+        """Show that all is done, and remove the bar."""
+        self.reach(self._total)
+        self._bar.close()
 
 
 def report(line: str) -> None:
@@ -72,7 +96,7 @@ def tell(**state) -> bool:
     with contextlib.suppress(OSError):
         Path(folder).mkdir(parents=True, exist_ok=True)
         # A line is final: each has a file of its own, so that the next one does not replace it.
-        number = f"-{next(_numbers)}" if "line" in state else ""
+        number = f"-{next(_numbers):06}" if "line" in state else ""
         path = Path(folder) / f"{socket.gethostname()}-{os.getpid()}{number}.json"
         temporary = path.with_suffix(".tmp")
         content = json.dumps({**state, "arguments": sys.argv}, default=float)  # numpy numbers too

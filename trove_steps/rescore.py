@@ -24,7 +24,7 @@ from trove_steps.mining_inputs import (
 )
 from trove_steps.model_settings import model_files
 from trove_steps.pair_scores import PairStore, pair_key, write_pair_scores
-from trove_steps.progress import progress_bar, report
+from trove_steps.progress import SharedBar, report
 from trove_steps.selection import Selection
 
 PAIRS_PER_CLAIM = 256
@@ -81,7 +81,6 @@ def run(arguments, comm: Comm) -> None:
     if missing:
         share_cpu_threads()
         _score_unknown(arguments, store, keys, unknown, questions, passages, comm)
-        comm.barrier()
     if comm.rank != 0:
         return
     store.write_recipe(recipe)
@@ -121,7 +120,7 @@ def _score_unknown(arguments, store, keys, unknown, questions, passages, comm: C
     lengths = np.array([len(q) + len(p) for q, p in zip(questions, passages, strict=True)])
     order = np.lexsort((np.arange(len(lengths)), -lengths))
     order = order[unknown[order]]
-    bar = progress_bar(len(order), "rescore", "pairs", comm.rank == 0)
+    bar = SharedBar(comm, int(lengths[order].sum()), "rescore", "characters")
     done, scores, began = [], [], time.perf_counter()
 
     def keep() -> None:
@@ -141,8 +140,9 @@ def _score_unknown(arguments, store, keys, unknown, questions, passages, comm: C
         if time.perf_counter() - began > SECONDS_PER_SHARD:
             keep()
             began = time.perf_counter()
-        bar.update(len(places))
+        bar.add(int(lengths[places].sum()))
     keep()
+    comm.barrier()
     bar.close()
 
 

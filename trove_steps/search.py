@@ -146,6 +146,7 @@ def run(arguments, comm: Comm) -> None:
     exclude = identical_ids(queries, documents) if arguments.exclude_identical_ids else None
     searched = as_searched(queries, recipe), as_searched(documents, recipe)
     _check_widths(*searched)
+    bar = progress_bar(len(queries) * len(documents), "search", "pairs", comm.rank == 0)
     tiles = search(
         *searched,
         arguments.depth,
@@ -153,7 +154,7 @@ def run(arguments, comm: Comm) -> None:
         device=pick_device(),
         comm=comm,
         exclude=exclude,
-        progress=_progress(len(queries) * len(documents), searched[1].dim, comm),
+        progress=_shown_by(bar, searched[1].dim),
         candidate_pass=arguments.candidate_pass,
     )
     if comm.rank != 0:
@@ -163,6 +164,7 @@ def run(arguments, comm: Comm) -> None:
     path = arguments.output.with_suffix(".arrow")
     with written_atomically(path) as temporary:
         rows = write_ranking(temporary, tiles, len(queries))
+    bar.close()
     write_json(
         arguments.output,
         {
@@ -199,9 +201,8 @@ def _check_widths(queries, documents) -> None:
         )
 
 
-def _progress(total: int, dim: int, comm: Comm):
-    """Return a function that shows how many queries × documents are done, and at which rate."""
-    bar = progress_bar(total, "search", "queries × documents", comm.rank == 0)
+def _shown_by(bar, dim: int):
+    """Return a function that shows how many pairs are done, and at which rate."""
     started = time.perf_counter()
 
     def show(done: int) -> None:

@@ -7,9 +7,10 @@ from trove_steps.texts import read_some
 def rankings(plan, query: str, dataset: str | None = None, top: int = 10) -> list[dict]:
     """Return one ranking per cell whose query file has the id and whose search is done.
 
-    Each has `dataset`, `model`, `text` of the query, `documents` (the first `top`), `missed` (the
-    relevant ones after them, or not retrieved: rank None), `relevant`, `found` and `depth`. A document
-    has `rank`, `id`, `score`, `label` (None: not judged), `relevant` and `text`.
+    Each has `dataset`, `model`, `text` of the query, `documents` (the first `top`), `missed` (the first `top`
+    of the relevant ones after them, or not retrieved: rank None), `more_missed` (how many follow),
+    `relevant`, `found` and `depth`. A document has `rank`, `id`, `score`, `label` (None: not judged),
+    `relevant` and `text`.
     Raises TroveStepsError if there is no data set of that name, no search is done or none knows the query.
     """
     names = list(dict.fromkeys(name for name, _ in plan.pairs))
@@ -53,6 +54,7 @@ def _ranking(plan, cell, manifest, query: str, top: int) -> dict | None:
     }
     missed = [one for one, label in labels.items() if label >= threshold and one not in ids[:top]]
     missed.sort(key=lambda one: ranked.get(one, (len(ids) + 1,))[0])
+    missed, more = missed[:top], missed[top:]
     rows = {
         one: ranked[one][1] if one in ranked else pc.index(ranking.doc_ids, one).as_py()
         for one in [*ids[:top], *missed]
@@ -80,6 +82,7 @@ def _ranking(plan, cell, manifest, query: str, top: int) -> dict | None:
         "text": read_some(plan.cache, queries, {number: query}).get(number, query),
         "documents": [document(one) for one in ids[:top]],
         "missed": [document(one) for one in missed],
+        "more_missed": len(more),
         "relevant": len(relevant),
         "found": sum(one in ranked for one in relevant),
         "depth": len(ids),

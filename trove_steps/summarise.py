@@ -8,6 +8,7 @@ from trove_steps.arguments import run_step
 from trove_steps.comparison_text import format_comparisons
 from trove_steps.files import read_json
 from trove_steps.lengths import Cut, read_cut
+from trove_steps.report import PAGE
 from trove_steps.results import drop_records, write_record
 from trove_steps.store import manifest_path
 from trove_steps.summary import format_table, read_summary, summarise, write_summary
@@ -81,6 +82,10 @@ def closing_words(plan) -> str:
             f"per data set and model: {_example(plan, scored[0])}/ (metrics.json, run.trec.gz, …)"
             f"{_of(len(scored))}"
         ]
+        if plan.report_record.exists():
+            lines += [f"to look at: {plan.results / PAGE}"]
+        trackers = sorted(plan.evaluation["report_to"])
+        lines += [f"{name}: {plan.results / name}/" for name in trackers]
     lines += cut_warnings(plan)
     mined = [cell for cell in plan.cells.values() if plan.mine_record(cell).exists()]
     if "mining" in plan.tasks and mined:

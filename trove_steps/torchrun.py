@@ -42,9 +42,10 @@ def end_with_parent(parent: int, end) -> None:
 
 
 def end_with_launcher() -> None:
-    """In a worker: end at once, and silently, on Ctrl-C and when the launcher is gone."""
+    """In a step: end at once, and silently, on Ctrl-C and when the launcher is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # else every rank prints a traceback
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see _end_on_ctrl_c
     if LAUNCHER in os.environ:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # else every rank prints a traceback
         end_with_parent(int(os.environ[LAUNCHER]), lambda: os._exit(128 + signal.SIGTERM))
 
 
@@ -72,11 +73,29 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if options.threads:
         os.environ["TROVE_STEPS_THREADS"] = str(options.threads)
+    interrupted = _end_on_ctrl_c()
     end_with_parent(os.getppid(), lambda: os.kill(os.getpid(), signal.SIGTERM))
     os.environ[LAUNCHER] = str(os.getpid())
     if processes_here == 1 and rest[:1] == ["-m"] and not slurm.is_spread():
-        return _run_alone(rest)
-    return _run_ranks([*flags, *rest])
+        return _run_alone(rest, interrupted)
+    return _run_ranks([*flags, *rest], interrupted)
+
+
+def _end_on_ctrl_c() -> list[int]:
+    """Have SIGINT end this process as SIGTERM does; return a list that will hold it.
+
+    A terminal sends it to all processes, torch's agent to all ranks, and one that is loading libraries would
+    print a traceback. So it is blocked in this process, whose children inherit that, but for one thread.
+    """
+    received: list[int] = []
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def wait() -> None:
+        received.append(signal.sigwait({signal.SIGINT}))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="ctrl-c", daemon=True).start()
+    return received
 
 
 def _split(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -107,7 +126,7 @@ def _assign_devices(wanted: str) -> int | str:
     return number
 
 
-def _run_alone(program: list[str]) -> int:
+def _run_alone(program: list[str], interrupted: list[int]) -> int:
     """Run a step of one process, as torchrun would, without the seconds that it takes to load torch."""
     received: list[int] = []
     children: list[subprocess.Popen] = []
@@ -117,20 +136,20 @@ def _run_alone(program: list[str]) -> int:
         for child in children:
             child.terminate()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
     children.append(subprocess.Popen([sys.executable, *program]))
     if received:  # while it was started
         children[0].terminate()
     status = children[0].wait()
     if received:
-        return _ended_by(received[0])
+        return _ended_by((interrupted or received)[0])
     if status:
         print(f"rank 0 {_how_it_ended(status)}", file=sys.stderr)
     return 1 if status else 0
 
 
-def _run_ranks(arguments: list[str]) -> int:
+def _run_ranks(arguments: list[str], interrupted: list[int]) -> int:
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -145,7 +164,7 @@ def _run_ranks(arguments: list[str]) -> int:
         print(f"rank {rank}{where} {_how_it_ended(failure.exitcode)}", file=sys.stderr)
         return 1
     except SignalException as error:
-        return _ended_by(error.sigval)
+        return _ended_by((interrupted or [error.sigval])[0])
     return 0
 
 

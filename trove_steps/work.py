@@ -32,11 +32,12 @@ SCHEMA = pa.schema(
 
 @dataclass
 class Portion:
-    """Texts to encode: ids, keys uint8[n, 16] and the strings."""
+    """Texts to encode: ids, keys uint8[n, 16] and the strings; `characters` are those that count."""
 
     ids: list[str]
     keys: np.ndarray
     texts: list[str]
+    characters: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,8 +56,8 @@ def write_work(path: Path, portions: Iterator[Portion]) -> None:
 class Work:
     """The texts of a work file, longest first, cut into `units` of about UNIT_CHARACTERS.
 
-    `max_len` is the most tokens of a text; `characters` int64[n] are the lengths. The file may
-    be unlinked once this is made.
+    `max_len` is the most tokens of a text; `characters` int64[n] are the lengths, `costs` int64[n] what
+    of them max_len lets through, about. The file may be unlinked once this is made.
     """
 
     def __init__(self, path: Path, max_len: int):
@@ -66,8 +67,8 @@ class Work:
         characters = table.column("characters").to_numpy()
         self._order = np.argsort(-characters, kind="stable")
         self.characters = characters[self._order]
-        costs = np.clip(self.characters, 1, CHARACTERS_PER_TOKEN * max_len)
-        self._bounds = _unit_bounds(costs)
+        self.costs = np.clip(self.characters, 1, CHARACTERS_PER_TOKEN * max_len)
+        self._bounds = _unit_bounds(self.costs)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -95,7 +96,7 @@ class Work:
             [column[chunk][row].as_py() for chunk, row in places] for column in self._columns
         )
         keys = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, TEXT_KEY_BYTES)
-        return Portion(ids, keys, texts)
+        return Portion(ids, keys, texts, int(self.costs[rows].sum()))
 
 
 def _unit_bounds(costs: np.ndarray) -> np.ndarray:

@@ -278,6 +278,20 @@ def test_gc_spares_the_shards_of_an_unfinished_collection(filled, capsys):
     assert shards == set(manifest.parent.glob("shards/*.arrow"))
 
 
+def test_gc_removes_what_belongs_to_files_that_are_gone(filled, capsys):
+    """The place of lines is kept as long as the file is there or the configuration names it."""
+    there = hash_file(Path("data/corpus.jsonl"))
+    lines = Path("cache/lines")
+    lines.mkdir()
+    for digest in (there, "0" * 64):
+        (lines / f"{digest}-256.npy").touch()
+    Path("cache/in", "0" * 64).symlink_to("nowhere")
+    grow_old()
+    run(capsys, "cache", "gc", "--configfile", "my.yaml")
+    assert [path.name for path in lines.iterdir()] == [f"{there}-256.npy"]
+    assert not Path("cache/in", "0" * 64).is_symlink()
+
+
 def test_compact(filled, capsys):
     plan = Plan(filled)
     manifest = plan.encoding_manifest(plan.cells["tiny", "bert"].corpus)

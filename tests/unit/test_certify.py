@@ -240,7 +240,7 @@ def test_memory_does_not_go_with_the_documents(certified, monkeypatch):
 def test_a_number_of_queries_is_checked(capsys, count):
     with pytest.raises(SystemExit):
         main(["certify", "search.json", "--queries", count])
-    assert "is not a number of queries, 1 or more" in capsys.readouterr().err
+    assert "is not a whole number from 1 on" in capsys.readouterr().err
 
 
 def test_a_healthy_file_of_another_kind_stays(tmp_path, capsys):

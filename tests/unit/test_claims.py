@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trove_steps import claims as claims_module
-from trove_steps.claims import Claims, remove_claims, shared_portions
+from trove_steps.claims import Claims, finished, remove_claims, shared_portions
 
 
 def make_keys(count: int, seed: int = 0) -> np.ndarray:
@@ -47,6 +47,20 @@ def test_one_job_encodes_every_text_once(tmp_path):
     keys, store = make_keys(500), Store(500)
     assert work(Claims(tmp_path / "corpus-a.json", 2), keys, store) == "done"
     assert (store.encoded == 1).all()
+
+
+def test_what_other_jobs_finished_counts(tmp_path):
+    keys, store = make_keys(2000), Store(2000)
+    sizes = np.arange(2000)
+    mine, other = (Claims(tmp_path / "corpus-a.json", 2) for _ in range(2))
+    done = finished(mine, keys, sizes)
+    assert done() == 0
+    assert work(other, keys, store, stop_after=20) == "killed"
+    marked = np.isin(mine.block_of(keys), list(mine.done()))
+    assert 0 < done() == sizes[marked].sum() < sizes.sum()
+    expire(tmp_path)
+    assert work(mine, keys, store) == "done"
+    assert done() == sizes.sum()
 
 
 def test_jobs_at_once_encode_every_text_once(tmp_path):

@@ -1,8 +1,10 @@
 """What ranks need from each other, when one of them dies."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -45,3 +47,38 @@ def test_a_rank_that_waits_for_a_dead_one_ends_without_a_traceback(tmp_path, wai
     assert done.returncode == 1
     assert "Traceback" not in done.stdout, done.stdout
     assert "rank 1 was ended by SIGKILL" in done.stdout
+
+
+STARTING = """
+import os, pathlib, time
+pathlib.Path(f"rank-{os.environ.get('RANK', '0')}").touch()
+time.sleep(60)  # as if libraries were loaded
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ctrl_c_while_ranks_start_gives_no_traceback(tmp_path, ranks):
+    (tmp_path / "starting.py").write_text(STARTING)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "trove_steps.torchrun",
+            f"--nproc-per-node={ranks}",
+            "-m",
+            "starting",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 120
+    while len(list(tmp_path.glob("rank-*"))) < ranks and time.monotonic() < end:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=30)
+    assert said == "ended by SIGINT; what was finished is kept: start again to go on\n"
+    assert process.returncode == 130

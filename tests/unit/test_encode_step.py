@@ -3,6 +3,7 @@
 import heapq
 import json
 import os
+import shutil
 import subprocess
 import sys
 from unittest import mock
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import PROJECT, make_dataset
 from trove_steps.encoding import _portions
+from trove_steps.progress import FOLDER
 
 WITHOUT_TORCH = """
 import runpy, sys
@@ -74,6 +76,35 @@ def test_nothing_to_encode_loads_nothing(encoded):
     assert "20 reused, 0 encoded" in said
     assert "passage_max_len cut" in said, "of reused texts the share is known too"
     assert record_of(folder)["cut"] == record_of(folder, 0)["cut"]
+
+
+def test_the_bar_of_two_ranks_and_of_one_of_two_jobs_ends_at_the_whole(
+    encoded, tiny_model, tmp_path, monkeypatch
+):
+    """Both ranks' texts are counted, in characters that max_len lets through."""
+    _, arguments, _ = encoded
+    make_dataset(tmp_path / "data", documents=300)
+    (tmp_path / "step_formats.py").write_text(FORMATS)
+    monkeypatch.setenv(FOLDER, str(tmp_path / "told"))
+    launcher = ["trove_steps.torchrun", "--nproc-per-node", "2", "-m", "trove_steps.encode_corpus"]
+    assert run([sys.executable, "-m", *launcher, *arguments], tmp_path) == ""
+    (manifest,) = tmp_path.glob("cache/embeddings/*/corpus-*.json")
+    shutil.rmtree(tmp_path / "cache")
+    jobs = ["--jobs", "2", "--manifest", str(manifest.relative_to(tmp_path))]
+    run([sys.executable, "-m", "trove_steps.encode_corpus", *arguments, *jobs], tmp_path)
+
+    lines = (tmp_path / "data/corpus.jsonl").read_text().splitlines()
+    texts = [passage(**json.loads(line)) for line in lines]
+    states = [json.loads(path.read_text()) for path in (tmp_path / "told").glob("*.json")]
+    bars = [state for state in states if "line" not in state]
+    assert len(bars) == 2, "one for each job, whatever its ranks"
+    for bar in bars:
+        assert bar["unit"] == "characters"
+        assert bar["done"] == bar["total"] == sum(min(len(text), 4 * 24) for text in texts)
+
+
+def passage(_id, title, text) -> str:
+    return f"wing {title} {text}".lower()
 
 
 @given(

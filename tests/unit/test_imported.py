@@ -61,8 +61,8 @@ LAYOUTS = {
     ),
     "float64": lambda folder: bring(folder, npy(folder, VECTORS.astype(float)), id_file(folder)),
     "parquet": lambda folder: bring(folder, parquet(folder, title=["t"] * 7)),
-    "parquet and texts in another order": lambda folder: bring(
-        folder, parquet(folder), texts=[corpus(folder, IDS[::-1])]
+    "parquet in another order than the texts": lambda folder: bring(
+        folder, parquet(folder, IDS[::-1], VECTORS[::-1]), texts=[corpus(folder)]
     ),
     "arrow": lambda folder: bring(folder, arrow(folder)),
 }

@@ -6,8 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.test_plan import raw  # noqa: F401 (a fixture)
 from trove_steps import summary
 from trove_steps.errors import TroveStepsError
+from trove_steps.files import write_json
+from trove_steps.plan import Plan
+from trove_steps.summarise import TABLE, closing_words
 
 
 def cell(dataset="scifact", model="minilm", counts=None, **metrics):
@@ -165,3 +169,20 @@ class TestCommand:
     def test_missing(self, tmp_path, capsys):
         assert summary.main(["--show", str(tmp_path / "summary.tsv")]) == 1
         assert capsys.readouterr().err.startswith(f"error: {tmp_path}/summary.tsv is missing")
+
+
+def test_the_end_of_a_run_says_where_to_look(raw):  # noqa: F811
+    """The report and the folders of trackers are named, once they are there."""
+    raw["evaluation"]["report_to"] = ["tensorboard", "wandb"]
+    plan = Plan(raw)
+    table = plan.results / TABLE
+    summary.write_summary(table, summary.summarise([cell("tiny", "bert", ndcg_cut_10=0.5)]))
+    write_json(plan.summary_record, {})
+    assert "report.html" not in closing_words(plan)
+    write_json(plan.report_record, {})
+    words = closing_words(plan).splitlines()
+    assert "to look at: results/report.html" in words
+    assert "tensorboard: results/tensorboard/" in words
+    assert "wandb: results/wandb/" in words
+    raw["evaluation"]["report_to"] = []
+    assert "wandb" not in closing_words(Plan(raw))

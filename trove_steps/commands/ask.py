@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from trove_steps.commands.planning import add_plan_options, load_plan
+from trove_steps.commands.planning import add_plan_options, load_plan, positive
 
 
 def add(commands) -> None:
@@ -14,7 +14,7 @@ def add(commands) -> None:
     )
     parser.add_argument("--dataset", help="a data set of the configuration (default: the only one)")
     parser.add_argument("--model", help="a model of the configuration (default: the only one)")
-    parser.add_argument("--top", type=_positive, default=10, metavar="N", help="how many (10)")
+    parser.add_argument("--top", type=positive, default=10, metavar="N", help="how many (10)")
     add_plan_options(parser)
     parser.add_argument("--json", action="store_true", help="print a line of JSON per query")
     parser.set_defaults(run=run)
@@ -57,10 +57,3 @@ def _described(answers) -> list[str]:
         f"{answer.rank:>4}  {answer.score:8.4f}  {answer.id:<{width}}  {snippet(answer.text, 120)}"
         for answer in answers
     ]
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number

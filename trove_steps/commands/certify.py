@@ -3,12 +3,14 @@
 import argparse
 from pathlib import Path
 
+from trove_steps.commands.planning import positive
+
 
 def add(commands) -> None:
     parser = commands.add_parser("certify", help="check a search against brute force in float64")
     parser.add_argument("search", type=Path, help="its manifest, cache/searches/…/top….json")
     parser.add_argument(
-        "--queries", type=_count, default=50, metavar="N", help="how many, chosen at random (50)"
+        "--queries", type=positive, default=50, metavar="N", help="how many, chosen at random (50)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -17,12 +19,6 @@ def add(commands) -> None:
         help="where the vectors are (default: the cache that the manifest lies in)",
     )
     parser.set_defaults(run=run)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of queries, 1 or more")
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

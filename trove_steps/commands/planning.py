@@ -26,6 +26,13 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def positive(text: str) -> int:
+    """Return the number that an option gives, for argparse: 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
 def load_plan(options: argparse.Namespace):
     """Return the plan of the configuration that the options name, and work in its directory.
 

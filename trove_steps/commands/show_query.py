@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from trove_steps.commands.planning import add_plan_options, load_plan
+from trove_steps.commands.planning import add_plan_options, load_plan, positive
 
 
 def add(commands) -> None:
@@ -14,7 +14,13 @@ def add(commands) -> None:
     parser.add_argument(
         "--dataset", help="a data set of the configuration (default: all that have it)"
     )
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="documents per model (10)")
+    parser.add_argument(
+        "--top",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="documents per model, and relevant ones after them (10)",
+    )
     add_plan_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
@@ -45,6 +51,8 @@ def _described(one: dict) -> list[str]:
             f"{rank:>5}  {score}  {_mark(document):<3} {document['id']:<{width}}  "
             f"{snippet(document['text'], 100)}"
         )
+    if one["more_missed"]:
+        lines.append(f"  … and {one['more_missed']:,} more relevant documents (--top shows more)")
     lines.append(
         f"  {one['relevant']} relevant (✓label), of them {one['found']} in the first {one['depth']}; "
         "✗ judged, not relevant; – not in the ranking"

@@ -149,6 +149,26 @@ def read_portion(path: Path | str, start: int, end: int, reader: Reader) -> Iter
     return _from_json_lines(Portion(path, start, end), BATCH_ROWS, reader, fields)
 
 
+def records_of_lines(lines: list[bytes], name: str, reader: Reader) -> Batch:
+    """Return the records of some lines of a JSON-lines file, none of them blank; the first decides what the
+    fields are. `name` is what messages call the file. Raises TroveStepsError as `read_records`."""
+    (batch,) = _from_json_lines(_InMemory(name, lines), len(lines), reader)
+    return batch
+
+
+@dataclass
+class _InMemory:
+    """Lines that were read, as a Source hands them out."""
+
+    name: str
+    content: list[bytes]
+    line: int = 0
+    ended_in_mid_line: bool = False
+
+    def lines(self) -> Iterator[tuple[int, list[bytes]]]:
+        yield 1, self.content
+
+
 def _batches(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batch]:
     if source.format != "text":
         return _from_columns(source, batch_rows, reader)
@@ -183,7 +203,10 @@ def _from_loader(source: Source, path, reader: Reader, batch_rows: int) -> Itera
 
 
 def _from_json_lines(
-    source: Source | Portion, batch_rows: int, reader: Reader, fields: "Fields | None" = None
+    source: "Source | Portion | _InMemory",
+    batch_rows: int,
+    reader: Reader,
+    fields: "Fields | None" = None,
 ) -> Iterator[Batch]:
     decode = _decoder(fields) if fields else None
     for first, block in source.lines():

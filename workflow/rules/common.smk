@@ -8,6 +8,7 @@ from trove_steps.config import check_unique_keys
 from trove_steps.devices import count_gpus, processes
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import repairing
+from trove_steps.live import close_views
 from trove_steps.plan import Plan
 from trove_steps.resources import Requests, asked_gpus, cpu_threads
 from trove_steps.slurm import hazards
@@ -395,4 +396,5 @@ def show_hazards():
 
 def show_summary():
     """Print the table of results and where to look."""
+    close_views()
     print(closing_words(PLAN))
