@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.conftest import PROJECT
+from trove_steps.distributed import pick_device
 
 ONE_DIES = """
 import os, signal, time
@@ -45,3 +46,17 @@ def test_a_rank_that_waits_for_a_dead_one_ends_without_a_traceback(tmp_path, wai
     assert done.returncode == 1
     assert "Traceback" not in done.stdout, done.stdout
     assert "rank 1 was ended by SIGKILL" in done.stdout
+
+
+@pytest.mark.parametrize(("rank", "device"), [(0, "cuda:0"), (1, "cuda:1"), (2, "cpu")])
+def test_a_rank_takes_its_gpu_and_makes_it_the_current_one(monkeypatch, rank, device):
+    """With two GPUs, which this machine need not have."""
+    import torch
+
+    chosen = []
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert pick_device() == device
+    assert chosen == ([] if device == "cpu" else [rank])
