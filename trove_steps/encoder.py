@@ -150,7 +150,7 @@ class Encoder:
             "tokens_per_batch": self.tokens_per_batch,
             "pad_to_multiple_of": self.step,
             "is_pure": self.is_pure,
-            "settings": self.settings.described(),
+            **self.settings.report(),
         }
 
     def device_name(self) -> str:

@@ -156,6 +156,7 @@ def run(job: Job, comm: Comm) -> None:
     record = Record(job.role, job.model_name, dtype=job.settings.torch_dtype, world_size=comm.world)
     claims = Claims(job.expected_manifest, job.jobs) if job.jobs > 1 else None
     if comm.rank == 0:
+        print(job.settings.described_lines(), file=sys.stderr)
         marked = claims.done() if claims else set()
         collection = _read_collection(job, store, record)
         places = _look_up(store, collection.keys, record)
@@ -178,6 +179,7 @@ def run(job: Job, comm: Comm) -> None:
         return
     began = time.perf_counter()
     store.write_recipe(recipe)
+    write_json(store.directory / "settings.json", job.settings.report())
     if job.helper_record:
         record.seconds["total"] = time.perf_counter() - started
         write_json(job.helper_record, {"helped": job.expected_manifest.name})
@@ -340,7 +342,6 @@ def _encode_pending(
     device = pick_device()
     encoder = Encoder(job.model_folder, job.settings, max_len, device, job.tokens_per_batch)
     if comm.rank == 0:
-        print(job.settings.described_lines(), file=sys.stderr)
         if not encoder.is_pure:
             print(NOT_PURE.format(model=job.model_name, device=device), file=sys.stderr)
         for name, path in model_files(job.model_folder).items():

@@ -67,10 +67,22 @@ def test_record_says_how_and_what(encoded):
     assert f"passage_max_len cut {share:.1%} of the texts" in said
 
 
+def test_settings_are_beside_the_vectors_and_in_the_log(encoded):
+    folder, _, _ = encoded
+    (path,) = folder.glob("cache/embeddings/*/settings.json")
+    settings = json.loads(path.read_text())
+    assert settings["settings"] == record_of(folder, 0)["encoder"]["settings"]
+    assert settings["settings"]["pooling"] == {"value": "mean", "source": "config"}
+    assert settings["unused_prompts"] == []
+
+
 def test_nothing_to_encode_loads_nothing(encoded):
     folder, arguments, _ = encoded
     script = WITHOUT_TORCH.format(arguments=arguments)
+    (path,) = folder.glob("cache/embeddings/*/settings.json")
+    path.unlink()
     said = run([sys.executable, "-c", script], folder)
+    assert path.exists(), "the settings of vectors that were made before are told all the same"
     assert "20 reused, 0 encoded" in said
     assert "passage_max_len cut" in said, "of reused texts the share is known too"
     assert record_of(folder)["cut"] == record_of(folder, 0)["cut"]
