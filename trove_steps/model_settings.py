@@ -263,6 +263,12 @@ def _weights(folder: Path) -> list[str]:
                 f"{', '.join(ADAPTER_WEIGHT_FILES)} beside it"
             )
         return [found]
+    quantized = fnmatch.filter(names, "*.gguf")
+    if quantized and not standard:
+        raise TroveStepsError(
+            f"{folder}: its weights are in {quantized[0]}, and GGUF can't be read here; name the folder of "
+            "the original weights, or load the file with transformers (gguf_file=…) and save_pretrained it"
+        )
     if "config.json" not in names:
         raise TroveStepsError(f"{folder}: not a model: it has no config.json")
     if not standard:

@@ -70,11 +70,11 @@ def test_minilm_equals_sentence_transformers():
     settings = resolve_settings(folder, {}, "minilm")
     reference = SentenceTransformer(str(folder), device="cpu")
     long = "The boundary layer over a flat plate at supersonic speed. " * 40
-    texts = [*HARD_TEXTS, long, "Ünïcödé 🚀 风洞 " * 60, *mixed_texts(20)]
+    texts = [*HARD_TEXTS, long, "Ünïcödé 🚀 风洞 " * 100, *mixed_texts(20)]
     encoder = Encoder(folder, settings, settings.passage_max_len)
     encoded = encoder.encode(texts)
     assert settings.passage_max_len == reference.max_seq_length == 256
-    assert (encoded.cut > 0).sum() == 3
+    assert (encoded.cut > 0).sum() == 2
     expected = reference.encode(texts, batch_size=8)
     np.testing.assert_allclose(encoded.vectors, expected, atol=1e-5, rtol=0)
 

@@ -333,6 +333,19 @@ def test_incomplete_folder(plain, name):
         relevant_files(plain)
 
 
+@pytest.mark.parametrize("with_config", [True, False])
+def test_gguf_weights_are_named(plain, with_config):
+    (plain / "model.safetensors").unlink()
+    write(plain, "model-q4.gguf", "x")
+    if not with_config:
+        (plain / "config.json").unlink()
+    with pytest.raises(TroveStepsError, match=r"model-q4\.gguf.*save_pretrained"):
+        relevant_files(plain)
+    write(plain, "config.json", {"model_type": "bert"})
+    write(plain, "model.safetensors", "x")
+    assert "model.safetensors" in relevant_files(plain), "beside other weights it is left alone"
+
+
 def test_adapter_names_the_files_of_its_base(plain, tmp_path):
     adapter = tmp_path / "adapter"
     write(adapter, "adapter_config.json", {"base_model_name_or_path": "../model"})

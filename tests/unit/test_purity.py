@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.models import HARD_TEXTS, KINDS, MAX_LEN, encoder_of, mixed_texts, settings_of
+from tests.models import HARD_TEXTS, KINDS, MAX_LEN, encoder_of, minilm, mixed_texts, settings_of
 from trove_steps.encoder import Encoder
 from trove_steps.errors import TroveStepsError
+from trove_steps.model_settings import resolve_settings
 
 
 @pytest.mark.parametrize(
@@ -179,6 +180,26 @@ def test_out_of_memory_halves_the_budget(folders):
     encoder.model.forward = lambda ids, mask: small(torch.zeros(200), mask)
     with pytest.raises(TroveStepsError, match="does not hold one text"):
         encoder.encode(texts)
+
+
+def test_another_number_of_threads_changes_the_last_bits_at_most():
+    import torch
+
+    folder = minilm()
+    texts = HARD_TEXTS + mixed_texts(20)
+    before = torch.get_num_threads()
+    vectors = {}
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            encoder = Encoder(folder, resolve_settings(folder, {}, "minilm"), 256)
+            assert encoder.is_pure
+            assert encoder.figures()["threads"] == threads
+            vectors[threads] = encoder.encode(texts).vectors
+    finally:
+        torch.set_num_threads(before)
+    print("components that differ:", (vectors[1] != vectors[2]).mean())
+    np.testing.assert_allclose(vectors[1], vectors[2], atol=1e-6, rtol=0)
 
 
 def test_without_filling_there_is_less_to_do(folders):
