@@ -107,3 +107,20 @@ def tiny_model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def other_model(tmp_path_factory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "other", seed=1)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """kind → folder with a random model and its tokenizer, as transformers saves them; made once."""
+    from tests.models import byte_tokenizer, random_model
+
+    made = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(kind)
+            random_model(kind).eval().save_pretrained(made[kind])
+            byte_tokenizer(kind).save_pretrained(made[kind])
+        return made[kind]
+
+    return folder

@@ -131,11 +131,15 @@ def communicator():
 
 
 def pick_device() -> str:
-    """Return the device of this rank: its own GPU if there is one for each local rank, else "cpu"."""
+    """Return the device of this rank: its own GPU if there is one for each local rank, else "cpu".
+
+    A GPU becomes the process's current one: what libraries allocate without naming a device lands there.
+    """
     import torch
 
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available() and local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank)
         return f"cuda:{local_rank}"
     return "cpu"
 

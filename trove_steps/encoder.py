@@ -3,30 +3,32 @@
 A batch holds texts of one bucket (a range of token counts) and always has the shape of its bucket,
 filled up with copies where texts are lacking. So every kernel sees the same shapes for a text whatever
 else is encoded, and with it, in whatever order: the bits of its vector depend on the text, the device
-kind, the dtype, the thread count and the token budget. `Encoder.is_pure` tries it on the device.
+kind, the dtype, the thread count and the shapes of batches. `Encoder.is_pure` tries it on the device.
 """
 
 import logging
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import chain
+from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from trove_steps import own_code
 from trove_steps.errors import TroveStepsError
 from trove_steps.model_settings import ModelSettings
 
 # Measured: a CPU is as fast with 256 tokens per batch as with more, and small batches need little
-# filling up; a GPU wants much more. Buckets of 4 lengths (16 on a GPU) balance padding and filling.
+# filling up; a GPU wants much more. Buckets of 4 lengths (8 on a GPU, whose kernels want multiples of
+# 8) balance padding and filling.
 TOKENS_PER_BATCH = {"cpu": 256, "cuda": 16384}
-BUCKET_STEP = {"cpu": 4, "cuda": 16}
-TEXTS_PER_SLICE = 2048  # tokenized at once, while the slice before is encoded
+BUCKET_STEP = {"cpu": 4, "cuda": 8}
+# Texts that are tokenized at once, and how many times that many while others are encoded.
+TEXTS_PER_SLICE, SLICES_AHEAD = 64, 8
 PROBE = "A text is read as one token after another, each of them a number of the vocabulary."
 
 logger = logging.getLogger(__name__)
@@ -90,9 +92,12 @@ class Encoder:
     """A model in memory. `dim` is the width of its vectors.
 
     `max_len` is the most tokens of a text, special tokens included. `tokens_per_batch` is the budget
-    of one forward pass (default: what suits the device). Raises TroveStepsError if the model can't
-    be loaded.
+    of one forward pass (default: what suits the device), `batch_size` the most texts in it. `notice` is
+    called with a line for a person when memory does not hold a batch. `fills` is only turned off to
+    measure what filling up batches costs. Raises TroveStepsError if the model can't be loaded.
     """
+
+    fills = True
 
     def __init__(
         self,
@@ -101,10 +106,14 @@ class Encoder:
         max_len: int,
         device: str = "cpu",
         tokens_per_batch: int | None = None,
+        batch_size: int | None = None,
+        notice: Callable[[str], None] = logger.warning,
     ):
         kind = device.split(":")[0]
         self.settings, self.max_len, self.device = settings, max_len, device
         self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(kind, 4096)
+        self.batch_size, self.notice = batch_size, notice
+        self.halvings = 0  # of tokens_per_batch, for lack of memory
         self.step = settings.pad_to_multiple_of or BUCKET_STEP.get(kind, 16)
         encoder_class = _encoder_class(settings.encoder_class)
         self.model: EncoderClass = encoder_class(Path(folder), settings, max_len, device)
@@ -114,11 +123,8 @@ class Encoder:
         """Return the token ids of texts, cut at max_len, and how much was cut."""
         return self.model.tokenize(texts)
 
-    def encode(self, texts: list[str], batch_size: int | None = None) -> Encoded:
-        """Return the vectors of texts, in their order; `batch_size` caps the texts per forward pass.
-
-        A text without any token gets the zero vector.
-        """
+    def encode(self, texts: list[str]) -> Encoded:
+        """Return the vectors of texts, in their order. A text without any token gets the zero vector."""
         started = time.perf_counter()
         result = Encoded(
             vectors=np.zeros((len(texts), self.dim), np.float32),
@@ -127,7 +133,7 @@ class Encoder:
             seconds={"tokenize": 0.0},
         )
         previous = None
-        for batch in chain(self._batches(texts, batch_size, result), [None]):
+        for batch in chain(self._batches(texts, result), [None]):
             if previous:  # fetched only now, so that a GPU already has the next batch to do
                 numbers, vectors = previous
                 result.vectors[numbers] = vectors[: len(numbers)].cpu().numpy()
@@ -148,73 +154,97 @@ class Encoder:
             "torch_dtype": self.settings.torch_dtype,
             "attention": getattr(self.model, "attention", None),
             "tokens_per_batch": self.tokens_per_batch,
+            "batch_size": self.batch_size,
+            "halvings": self.halvings,
             "pad_to_multiple_of": self.step,
             "is_pure": self.is_pure,
-            "settings": self.settings.described(),
+            **self.settings.report(),
         }
 
     def device_name(self) -> str:
-        """Return what the vectors are computed on, such as "cpu" or "NVIDIA H100 80GB HBM3"."""
+        """Return what vectors are computed on, such as "cpu (AVX512)" or "NVIDIA H100 80GB HBM3"."""
         import torch
 
-        return self.device if self.device == "cpu" else torch.cuda.get_device_name(self.device)
+        if self.device == "cpu":
+            return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
+        return torch.cuda.get_device_name(self.device)
 
     @cached_property
     def is_pure(self) -> bool:
         """Whether a text gets the same bits in two batches that have nothing else in common.
 
-        Costs two forward passes. Models that route tokens between experts, for one, may fail.
+        Tried at the shortest and the longest texts that share a batch, with padding and without: up to
+        eight forward passes. Models that route tokens between experts, for one, may fail.
         """
-        known = self.tokenize([PROBE]).ids[0]
-        size = min(24, self.max_len)
-        chosen = np.random.default_rng(0).choice(known, (128, size)).tolist()
-        width = self._bucket(size)[0]
-        rows = min(self._rows(width, None), len(chosen))
-        alone = self._forward(chosen[-1:] * rows, width)[0]
-        among = self._forward(chosen[-rows:], width)[-1]
-        return bool((alone == among).all())
+        known = list(self.tokenize([PROBE]).ids[0]) or [self.model.pad_id]
+        return all(self._keeps_bits(width, full, known) for width, full in self._probed_buckets())
 
-    def _batches(self, texts: list[str], batch_size: int | None, result: Encoded) -> Iterator:
+    def _probed_buckets(self) -> list[tuple[int, bool]]:
+        shortest = max(1, len(self.tokenize([""]).ids[0]))
+        buckets = sorted({self._bucket(length) for length in range(shortest, self.max_len + 1)})
+        shared = [bucket for bucket in buckets if self._rows(bucket[0]) > 1]
+        kinds = ([b for b in shared if not b[1]], [b for b in shared if b[1]])
+        return list(dict.fromkeys(ends for kind in kinds for ends in (*kind[:1], *kind[-1:])))
+
+    def _keeps_bits(self, width: int, full: bool, known: list[int]) -> bool:
+        """Whether the last text of a batch has the same bits in a batch of nothing but itself."""
+        chance = np.random.default_rng(width)
+        lengths = chance.integers(max(1, width - self.step), width, self._rows(width))
+        texts = [chance.choice(known, width if full else length).tolist() for length in lengths]
+        among = self._vectors_of_batch(texts, width)  # fewer than `texts` if memory holds no more
+        alone = self._vectors_of_batch([texts[len(among) - 1]], width)
+        return bool((alone[0] == among[-1]).all())
+
+    def _batches(self, texts: list[str], result: Encoded) -> Iterator:
         """Yield (numbers of texts, their vectors on the device, perhaps with more rows behind)."""
         buckets: dict[tuple[int, bool], list[tuple[int, list[int]]]] = {}
         for first, tokens in self._slices(texts, result):
             for number, ids in enumerate(tokens.ids, first):
-                if ids:
+                if len(ids):
                     buckets.setdefault(self._bucket(len(ids)), []).append((number, ids))
             is_last = first + len(tokens.ids) == len(texts)
             # Long texts first: what does not fit into memory fails at once.
             for bucket in sorted(buckets, reverse=True):
                 waiting, width = buckets[bucket], bucket[0]
-                while waiting and (is_last or len(waiting) >= self._rows(width, batch_size)):
-                    rows = self._rows(width, batch_size)
-                    numbers, batch = zip(*waiting[:rows], strict=True)
-                    filled = [*batch, *batch[-1:] * (rows - len(batch))]
-                    try:
-                        vectors = self._forward(filled, width)
-                    except RuntimeError as error:
-                        if not _is_out_of_memory(error):
-                            raise
-                        self._halve(rows, width, error)
-                        continue
-                    result.padded_tokens += rows * width
-                    yield list(numbers), vectors
-                    del waiting[:rows]
+                while waiting and (is_last or len(waiting) >= self._rows(width)):
+                    numbers, ids = zip(*waiting[: self._rows(width)], strict=True)
+                    vectors = self._vectors_of_batch(list(ids), width)
+                    result.padded_tokens += len(vectors) * width
+                    yield list(numbers[: len(vectors)]), vectors
+                    del waiting[: len(vectors)]
+
+    def _vectors_of_batch(self, ids: list[list[int]], width: int):
+        """Return float32[rows, dim] of the first token ids, as many as a batch of their width holds.
+
+        Rows that are lacking are filled up with copies. Where memory does not hold the batch, the
+        budget is halved until it does.
+        """
+        while True:
+            rows = self._rows(width)
+            batch = ids[:rows]
+            if self.fills:
+                batch += batch[-1:] * (rows - len(batch))
+            try:
+                return self._forward(batch, width)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(rows, width, error)
 
     def _slices(self, texts: list[str], result: Encoded) -> Iterator[tuple[int, Tokens]]:
-        """Yield (number of the first text, its slice's tokens), the next slice being made meanwhile."""
+        """Yield (number of the first text, its slice's tokens), the next slices being made meanwhile."""
         starts = range(0, len(texts), TEXTS_PER_SLICE)
         with ThreadPoolExecutor(1) as worker:
-
-            def begin(first: int):
-                return worker.submit(self.tokenize, texts[first : first + TEXTS_PER_SLICE])
-
-            coming = [begin(first) for first in starts[:1]]
+            tasks = (
+                worker.submit(self.tokenize, texts[first : first + TEXTS_PER_SLICE])
+                for first in starts
+            )
+            coming = deque(islice(tasks, SLICES_AHEAD))
             for first in starts:
                 began = time.perf_counter()
-                tokens = coming.pop().result()
+                tokens = coming.popleft().result()
                 result.seconds["tokenize"] += time.perf_counter() - began
-                if first != starts[-1]:
-                    coming.append(begin(first + TEXTS_PER_SLICE))
+                coming.extend(islice(tasks, 1))
                 here = slice(first, first + len(tokens.ids))
                 result.lengths[here] = list(map(len, tokens.ids))
                 result.cut[here] = tokens.cut or 0
@@ -230,9 +260,9 @@ class Encoder:
             return length, True
         return min((length // self.step + 1) * self.step, self.max_len), False
 
-    def _rows(self, width: int, batch_size: int | None) -> int:
+    def _rows(self, width: int) -> int:
         rows = max(1, self.tokens_per_batch // width)
-        return min(rows, batch_size or rows)
+        return min(rows, self.batch_size or rows)
 
     def _halve(self, rows: int, width: int, error: Exception) -> None:
         if rows == 1:
@@ -241,26 +271,28 @@ class Encoder:
                 "model's max_len, or set torch_dtype: bfloat16"
             ) from error
         self.tokens_per_batch = rows * width // 2
+        self.halvings += 1
         if self.device != "cpu":
             import torch
 
             torch.cuda.empty_cache()
-        logger.warning(
-            "the memory of %s does not hold %d texts of %d tokens: going on with %d tokens per batch; "
-            "the last bits of vectors may differ from those of larger batches",
-            self.device, rows, width, self.tokens_per_batch,
-        )  # fmt: skip
+        self.notice(
+            f"the memory of {self.device} does not hold {rows} texts of {width} tokens: going on with "
+            f"{self.tokens_per_batch} tokens per batch; the last bits of vectors may differ from those of "
+            "larger batches"
+        )
 
     def _forward(self, rows: list[list[int]], width: int):
         """Return float32[rows, dim] on the device for token ids that are padded to `width`."""
         import torch
 
-        ids = torch.full((len(rows), width), self.model.pad_id, dtype=torch.long)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        for number, row in enumerate(rows):
-            start = width - len(row) if self.settings.padding_side == "left" else 0
-            ids[number, start : start + len(row)] = torch.tensor(row)
-            mask[number, start : start + len(row)] = 1
+        lengths = np.array([len(row) for row in rows])[:, None]
+        places = np.arange(width)
+        left = self.settings.padding_side == "left"
+        own = places >= width - lengths if left else places < lengths
+        filled = np.full(own.shape, self.model.pad_id)
+        filled[own] = list(chain.from_iterable(rows))
+        ids, mask = torch.from_numpy(filled), torch.from_numpy(own.astype(np.int64))
         if self.device != "cpu":
             ids, mask = (
                 tensor.pin_memory().to(self.device, non_blocking=True) for tensor in (ids, mask)
@@ -272,16 +304,19 @@ class Encoder:
         return pooled
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether torch raised this because a device has not enough memory."""
     import torch
 
     # The allocator for CPUs raises a plain RuntimeError.
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
-def _encoder_class(name: str) -> type:
+def _encoder_class(name: str) -> Callable[..., EncoderClass]:
     if name == "default":
         from trove_steps.transformers_encoder import TransformersEncoder
 
         return TransformersEncoder
-    return own_code.load(name, "encoder_class")
+    from trove_steps.own_encoder import OwnEncoder
+
+    return partial(OwnEncoder, name)

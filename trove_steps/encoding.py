@@ -41,6 +41,10 @@ NOT_PURE = (
     "warning: the last bits of {model}'s vectors depend on what is encoded with them on {device}: resuming "
     "or another number of processes may change them"
 )
+UNLIKE = (
+    "warning: the processes ran on unlike devices ({devices}): which of them encoded a text decides the last "
+    "bits of its vector"
+)
 LEAST_CLAIM_SECONDS = 0.5  # smaller portions would mostly fill up batches
 LISTING_SECONDS = (1, 4, 15, 60)
 
@@ -91,8 +95,9 @@ class Record:
     rows: texts of the collection; distinct: different strings among them; encoded: strings that went
     through the model; reused: all other rows. padded_tokens: tokens that the model was given, padding
     included; padding_share is their part that no text has. tokens_per_second: over seconds["encode"].
-    ranks: what each rank encoded, and the seconds it was busy with that. encoder: `Encoder.figures` of
-    rank 0. cut: what max_len cut off in the whole collection, not only in what was encoded.
+    ranks: of each rank what it encoded, the seconds it was busy with that, its device, whether its vectors
+    are pure, its tokens per batch and how often these were halved. encoder: `Encoder.figures` of rank 0.
+    cut: what max_len cut off in the whole collection, not only in what was encoded.
     seconds: read (the files), look_up, load (the model), encode (from the first rank's start to the last
     one's end), tokenize, forward, write, total; what ranks spend side by side is of the slowest one.
     input_bytes: of the files; peak_memory_mb: of rank 0. With several jobs on one corpus, `encoded` is what
@@ -136,7 +141,24 @@ class Record:
             )
             if self.truncated_texts:
                 text += f" by {self.truncated_tokens:,} tokens"
+        halved = [rank["tokens_per_batch"] for rank in self.ranks if rank["halvings"]]
+        if halved:
+            text += (
+                f" · out of memory on {len(halved)} of {len(self.ranks)} devices: went on with "
+                f"{min(halved):,} tokens per batch"
+            )
         return text + f" · {self.seconds['total']:.1f} s"
+
+    def warnings(self) -> list[str]:
+        """Return lines for a person about what the bits of the vectors depend on."""
+        impure = sorted({rank["device"] for rank in self.ranks if not rank["is_pure"]})
+        devices = sorted({rank["device"] for rank in self.ranks})
+        warnings = []
+        if impure:
+            warnings.append(NOT_PURE.format(model=self.model, device=", ".join(impure)))
+        if len(devices) > 1:
+            warnings.append(UNLIKE.format(devices=", ".join(devices)))
+        return warnings
 
     def spend(self, phase: str, seconds: float) -> None:
         """Add to the seconds of a phase."""
@@ -151,6 +173,7 @@ def run(job: Job, comm: Comm) -> None:
     record = Record(job.role, job.model_name, dtype=job.settings.torch_dtype, world_size=comm.world)
     claims = Claims(job.expected_manifest, job.jobs) if job.jobs > 1 else None
     if comm.rank == 0:
+        print(job.settings.described_lines(), file=sys.stderr)
         marked = claims.done() if claims else set()
         collection = _read_collection(job, store, record)
         places = _look_up(store, collection.keys, record)
@@ -173,6 +196,7 @@ def run(job: Job, comm: Comm) -> None:
         return
     began = time.perf_counter()
     store.write_recipe(recipe)
+    write_json(store.directory / "settings.json", job.settings.report())
     if job.helper_record:
         record.seconds["total"] = time.perf_counter() - started
         write_json(job.helper_record, {"helped": job.expected_manifest.name})
@@ -333,11 +357,11 @@ def _encode_pending(
     max_len = job.settings.encoder_recipe(job.encoder_role)["max_len"]
     loading = time.perf_counter()
     device = pick_device()
-    encoder = Encoder(job.model_folder, job.settings, max_len, device, job.tokens_per_batch)
+    shape = job.tokens_per_batch, job.batch_size
+    encoder = Encoder(job.model_folder, job.settings, max_len, device, *shape, notice=report)
+    if not encoder.is_pure:
+        print(NOT_PURE.format(model=job.model_name, device=device), file=sys.stderr)
     if comm.rank == 0:
-        print(job.settings.described_lines(), file=sys.stderr)
-        if not encoder.is_pure:
-            print(NOT_PURE.format(model=job.model_name, device=device), file=sys.stderr)
         for name, path in model_files(job.model_folder).items():
             check_unchanged(path, recipe["model_files"][name])
     record.device = device.partition(":")[0]
@@ -373,15 +397,24 @@ def _encode_portions(
     portions: Iterator[Portion],
     advance: Callable[[Portion], None],
     record: Record,
-) -> np.ndarray:
-    """Encode the portions of this rank, tell `advance` of each; return [texts, shards, busy seconds]."""
+) -> dict:
+    """Encode the portions of this rank, tell `advance` of each; return what `Record.ranks` says of it."""
     texts = shards = 0
     started = time.perf_counter()
     for portion in portions:
         _encode_portion(encoder, store, portion, job, record)
         texts, shards = texts + len(portion), shards + 1
         advance(portion)
-    return np.array([[texts, shards, time.perf_counter() - started]])
+    return {
+        "texts": texts,
+        "tokens": record.tokens,
+        "shards": shards,
+        "seconds": round(time.perf_counter() - started, 3),
+        "device": encoder.device_name(),
+        "is_pure": encoder.is_pure,
+        "tokens_per_batch": encoder.tokens_per_batch,
+        "halvings": encoder.halvings,
+    }
 
 
 def _portions(work: Work, comm: Comm) -> Iterator[Portion]:
@@ -420,7 +453,7 @@ def _next_amount(amount: int, seconds: float, fair: float) -> int:
 
 
 def _encode_portion(encoder, store: Store, part: Portion, job: Job, record: Record) -> None:
-    encoded = encoder.encode(part.texts, batch_size=job.batch_size)
+    encoded = encoder.encode(part.texts)
     with np.errstate(over="ignore"):  # what float16 can't hold becomes infinity, reported below
         vectors = encoded.vectors.astype(job.settings.embedding_dtype, copy=False)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
@@ -443,29 +476,20 @@ COUNTS = ("tokens", "padded_tokens", "truncated_texts", "truncated_tokens")
 SIDE_BY_SIDE = ("load", "encode", "tokenize", "forward", "write")
 
 
-def _add_up(record: Record, mine: np.ndarray, comm: Comm) -> None:
+def _add_up(record: Record, mine: dict, comm: Comm) -> None:
     """Bring what all ranks did together on rank 0; `mine` as `_encode_portions` returns it."""
     counts = np.array([[getattr(record, name) for name in COUNTS]], np.int64)
     seconds = np.array([[record.seconds.get(phase, 0.0) for phase in SIDE_BY_SIDE]])
-    all_mine, all_counts, all_seconds = map(comm.gather, (mine, counts, seconds))
+    told = np.frombuffer(json.dumps(mine).encode(), np.uint8)
+    all_counts, all_seconds, all_told = map(comm.gather, (counts, seconds, told))
     if comm.rank != 0:
         return
     for name, total in zip(COUNTS, np.concatenate(all_counts).sum(0), strict=True):
         setattr(record, name, int(total))
     for phase, longest in zip(SIDE_BY_SIDE, np.concatenate(all_seconds).max(0), strict=True):
         record.seconds[phase] = float(longest)
-    for (texts, shards, busy), rank_counts in zip(
-        np.concatenate(all_mine), np.concatenate(all_counts), strict=True
-    ):
-        record.shards += int(shards)
-        record.ranks.append(
-            {
-                "texts": int(texts),
-                "tokens": int(rank_counts[0]),
-                "shards": int(shards),
-                "seconds": round(float(busy), 3),
-            }
-        )
+    record.ranks = [json.loads(bytes(told)) for told in all_told]
+    record.shards = sum(rank["shards"] for rank in record.ranks)
     record.encoded = sum(rank["texts"] for rank in record.ranks)
     record.reused = record.rows - record.encoded
     record.padding_share = round(1 - record.tokens / max(1, record.padded_tokens), 4)
@@ -474,8 +498,8 @@ def _add_up(record: Record, mine: np.ndarray, comm: Comm) -> None:
 
 def _report(job: Job, record: Record, manifest: Path) -> None:
     report(record.line())
-    warning = record.cut.warning(f"{job.role} of {job.model_name}", f"{job.encoder_role}_max_len")
-    if warning:
+    cut = record.cut.warning(f"{job.role} of {job.model_name}", f"{job.encoder_role}_max_len")
+    for warning in (*record.warnings(), *([cut] if cut else [])):
         report(warning)
     record.input_bytes = sum(os.path.getsize(path) for path in job.paths)
     record.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -31,15 +31,26 @@ OLD_ST_POOLINGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
 }
+MODULES = (
+    "Transformer",
+    "Pooling",
+    "Dense",
+    "Normalize",
+)  # of sentence-transformers, in this order
+DESCRIPTION = "config_sentence_transformers.json"
+PROMPTS = {  # format → names of the prompt that it begins with
+    "query_format": ("query",),
+    "passage_format": ("document", "passage", "corpus"),
+}
 QUERY_MAX_LEN, PASSAGE_MAX_LEN = 32, 128  # Trove's defaults
 UNBOUNDED_LENGTH = 10**6  # tokenizers without a limit say 10**30
 
 # Files beside the weights that decide about vectors.
 DECIDING_FILES = [
     "config.json", "adapter_config.json", "modules.json", "sentence_*_config.json",
-    "config_sentence_transformers.json", "tokenizer.json", "tokenizer_config.json",
+    DESCRIPTION, "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.spm",
-    "*.codes", "*.tiktoken", "tekken.json", "*.py",
+    "*.codes", "*.tiktoken", "tekken.json",
 ]  # fmt: skip
 # What transformers loads, in its order: the first that is there.
 WEIGHT_FILES = [
@@ -60,6 +71,7 @@ OFFSET_POSITIONS = {
 class ModelSettings:
     """How texts become vectors; `sources` says of each value where it came from.
 
+    `unused_prompts` are names of the model's prompts that neither format takes by itself.
     `pooling` is None when an own encoder class pools. `pad_to_multiple_of` is None for what suits the
     device. `encoder_class` is "default" or "module:Class".
     """
@@ -87,6 +99,7 @@ class ModelSettings:
     bnb_4bit_quant_type: str = "nf4"
     use_bnb_nested_quant: bool = False
     sources: dict[str, str] = field(default_factory=dict, compare=False)
+    unused_prompts: tuple[str, ...] = field(default=(), compare=False)
 
     def max_len(self, role: str) -> int:
         """Return the most tokens of a text of a role, "query" or "passage"; special tokens count."""
@@ -133,12 +146,22 @@ class ModelSettings:
             for option, source in self.sources.items()
         }
 
+    def report(self) -> dict:
+        """Return all that a person or a program may want to know of the settings."""
+        return {"settings": self.described(), "unused_prompts": list(self.unused_prompts)}
+
     def described_lines(self) -> str:
         """Return the settings with their sources for people, one per line."""
-        return "\n".join(
+        lines = [
             f"{option}: {_spelled(entry['value'])} ({entry['source']})"
             for option, entry in self.described().items()
-        )
+        ]
+        if self.unused_prompts:
+            lines.append(
+                f"prompts not used: {', '.join(self.unused_prompts)} ({DESCRIPTION}); to use one, write its "
+                "text into query_format or passage_format"
+            )
+        return "\n".join(lines)
 
 
 def _spelled(value) -> str:
@@ -161,7 +184,7 @@ class Modules:
     problem: str = ""
 
 
-OPTIONS = [option for option in ModelSettings.__dataclass_fields__ if option != "sources"]
+OPTIONS = [name for name, entry in ModelSettings.__dataclass_fields__.items() if entry.compare]
 
 
 # --- files -------------------------------------------------------------------------------------
@@ -181,11 +204,12 @@ def relevant_files(folder: Path) -> list[str]:
         if _kind(module) == "Transformer":
             transformer = path
         elif path and (folder / path).is_dir():
-            chosen.update(f"{path}/{name}" for name in _module_files(folder / path))
+            chosen.update(f"{path}/{name}" for name in _module_files(folder / path, _kind(module)))
     for path in {"", transformer}:
         names = _names(folder / path)
         chosen.update(_joined(path, name) for name in names if _matches(name, DECIDING_FILES))
     chosen.update(_joined(transformer, name) for name in _weights(folder / transformer))
+    chosen.update(_code(folder))
     return sorted(chosen)
 
 
@@ -239,6 +263,12 @@ def _weights(folder: Path) -> list[str]:
                 f"{', '.join(ADAPTER_WEIGHT_FILES)} beside it"
             )
         return [found]
+    quantized = fnmatch.filter(names, "*.gguf")
+    if quantized and not standard:
+        raise TroveStepsError(
+            f"{folder}: its weights are in {quantized[0]}, and GGUF can't be read here; name the folder of "
+            "the original weights, or load the file with transformers (gguf_file=…) and save_pretrained it"
+        )
     if "config.json" not in names:
         raise TroveStepsError(f"{folder}: not a model: it has no config.json")
     if not standard:
@@ -265,8 +295,17 @@ def _standard_weights(folder: Path) -> list[str]:
     return [found, *parts]
 
 
-def _module_files(folder: Path) -> list[str]:
+def _code(folder: Path) -> set[str]:
+    """Return the Python files in a folder and below; those of hidden folders are no part of a model."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*.py"))
+    hidden = (".", "__pycache__")
+    return {path.as_posix() for path in paths if not any(p.startswith(hidden) for p in path.parts)}
+
+
+def _module_files(folder: Path, kind: str) -> list[str]:
     names = _names(folder)
+    if kind not in MODULES:  # only a class of the user's own knows what it reads
+        return names
     weights = [n for n in ("model.safetensors", "pytorch_model.bin") if n in names][:1]
     return weights + [name for name in names if name == "config.json"]
 
@@ -339,6 +378,7 @@ def resolve_settings(folder: Path, given: dict, name: str) -> ModelSettings:
     settings = ModelSettings(
         **{option: value for option, (value, _) in values.items()},
         sources={option: values.get(option, (None, "default"))[1] for option in OPTIONS},
+        unused_prompts=_unused_prompts(folder),
     )
     _check(folder, settings, where)
     width = None if own_class or settings.truncate_dim is None else vector_width(folder)
@@ -412,12 +452,12 @@ def read_modules(folder: Path) -> Modules | None:
         return None
     kinds = [_kind(module) for module in listed if _kind(module) != "Dropout"]
     for kind in kinds:
-        if kind not in ("Transformer", "Pooling", "Dense", "Normalize"):
+        if kind not in MODULES:
             raise TroveStepsError(
                 f"{Path(folder) / 'modules.json'}: a module of the type {kind} can't be run here, only "
-                "Transformer, Pooling, Dense and Normalize"
+                f"{', '.join(MODULES)} of sentence-transformers; write an encoder_class of your own for it"
             )
-    in_order = sorted(kinds, key=["Transformer", "Pooling", "Dense", "Normalize"].index)
+    in_order = sorted(kinds, key=MODULES.index)
     if kinds != in_order or kinds[:2] != ["Transformer", "Pooling"] or kinds.count("Pooling") > 1:
         raise TroveStepsError(
             f"{Path(folder) / 'modules.json'}: modules in the order {', '.join(kinds)} can't be run here, "
@@ -438,9 +478,48 @@ def read_modules(folder: Path) -> Modules | None:
 
 def _from_files(folder: Path, values: dict, where: str):
     """Yield (option, value, source) of what the sentence-transformers files of a model say."""
-    modules = read_modules(folder)
-    if modules is None:
+    if not (folder / "modules.json").exists():
         return
+    modules = _modules_to_run(folder, values)
+    if modules is not None:
+        yield from _from_modules(folder, modules, values, where)
+    length, source = _st_length(folder, transformer_folder(folder))
+    if length:
+        yield "query_max_len", length, source
+        yield "passage_max_len", length, source
+    described = _read(folder / DESCRIPTION) or {}
+    similarity = described.get("similarity_fn_name")
+    if similarity in ("dot", "cosine"):
+        yield "similarity", similarity, DESCRIPTION
+    elif similarity is None:
+        # Its own default is cosine, which is the dot product of vectors of length 1.
+        said = modules is not None and modules.normalize
+        one = values.get("normalize", (said,))[0] in (True, "yes")
+        yield "similarity", "dot" if one else "cosine", "sentence-transformers' default"
+    elif "similarity" not in values:
+        raise TroveStepsError(
+            f"{where}: {folder / DESCRIPTION} asks for {similarity} similarity, which is not available; "
+            f"set {where}.similarity to dot or cosine to override it"
+        )
+    prompts = described.get("prompts") or {}
+    for option, names in PROMPTS.items():
+        prompt = next((prompts[name] for name in names if prompts.get(name)), "")
+        if prompt:
+            body = ModelSettings.__dataclass_fields__[option].default
+            yield option, prompt.replace("{", "{{").replace("}", "}}") + body, DESCRIPTION
+
+
+def _modules_to_run(folder: Path, values: dict) -> Modules | None:
+    """Return the model's modules; None if only the class of the user's own can run them."""
+    try:
+        return read_modules(folder)
+    except TroveStepsError:
+        if ":" not in values["encoder_class"][0]:
+            raise
+        return None
+
+
+def _from_modules(folder: Path, modules: Modules, values: dict, where: str):
     if modules.problem and "pooling" not in values:
         raise TroveStepsError(
             f"{where}: {folder / modules.pooling_file} {modules.problem}; set {where}.pooling to one of "
@@ -452,32 +531,13 @@ def _from_files(folder: Path, values: dict, where: str):
             # sentence-transformers takes what the tokenizer adds, no more.
             yield "append_eos", False, modules.pooling_file
     yield "normalize", modules.normalize, "modules.json"
-    length, source = _st_length(folder, folder / modules.transformer)
-    if length:
-        yield "query_max_len", length, source
-        yield "passage_max_len", length, source
-    source = "config_sentence_transformers.json"
-    described = _read(folder / source) or {}
-    similarity = described.get("similarity_fn_name")
-    if similarity in ("dot", "cosine"):
-        yield "similarity", similarity, source
-    elif similarity is None:
-        # Its own default is cosine, which is the dot product of vectors of length 1.
-        one = values.get("normalize", (modules.normalize,))[0] in (True, "yes")
-        yield "similarity", "dot" if one else "cosine", "sentence-transformers' default"
-    elif "similarity" not in values:
-        raise TroveStepsError(
-            f"{where}: {folder / source} asks for {similarity} similarity, which is not available; set "
-            f"{where}.similarity to dot or cosine to override it"
-        )
-    prompts = described.get("prompts") or {}
-    for option, names, body in (
-        ("query_format", ["query"], "{text}"),
-        ("passage_format", ["document", "passage", "corpus"], "{title} {text}"),
-    ):
-        prompt = next((prompts[name] for name in names if prompts.get(name)), "")
-        if prompt:
-            yield option, prompt.replace("{", "{{").replace("}", "}}") + body, source
+
+
+def _unused_prompts(folder: Path) -> tuple[str, ...]:
+    """Return the names of a model's prompts that are meant for neither queries nor documents."""
+    known = {name for names in PROMPTS.values() for name in names}
+    prompts = (_read(folder / DESCRIPTION) or {}).get("prompts") or {}
+    return tuple(name for name, prompt in prompts.items() if prompt and name not in known)
 
 
 def _st_pooling(config: dict) -> tuple[str | None, str]:
@@ -580,4 +640,6 @@ def _check(folder: Path, settings: ModelSettings, where: str) -> None:
 
 
 def _kind(module: dict) -> str:
-    return str(module.get("type", "")).rsplit(".", 1)[-1]
+    """Return the class of a module, with its module's name unless it is sentence-transformers' own."""
+    kind = str(module.get("type", ""))
+    return kind.rsplit(".", 1)[-1] if kind.startswith("sentence_transformers.") else kind

@@ -6,6 +6,7 @@
         {role}-{texts}.json             manifest of a collection: small, deterministic, written last
         {role}-{texts}.rows.arrow       its texts in file order: id, key, shard, row
         records.jsonl                   what each encode job did
+        settings.json                   the settings of the latest job and where each came from
         work/                           texts that a running job encodes
 
 A shard is written under a temporary name, flushed and renamed to the hash of its content, so a shard

