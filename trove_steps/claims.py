@@ -6,6 +6,7 @@ claim: a file in a folder beside the manifest.
 
     corpus-{texts}.claims/{blocks}/{block}        held by a process, which touches it again and again
     corpus-{texts}.claims/{blocks}/{block}.done   its vectors are in the store
+    corpus-{texts}.claims/round                   a name for what the jobs do together
 
 Claims are made with link(), which is atomic on NFS too; no file locks are needed, and no clock but the
 file server's. A claim that was not touched for EXPIRY_SECONDS is that of a process that was killed, and is
@@ -47,6 +48,18 @@ class Claims:
         """Return the block int64[n] of text keys uint8[n, 16]."""
         high = np.ascontiguousarray(keys[:, :4]).view(">u4").reshape(-1).astype(np.int64)
         return high % self.blocks
+
+    def round(self) -> str:
+        """Return a name that all jobs have in common that encode the corpus until its manifest is there.
+
+        Empty if the last of them removes the claims at this moment.
+        """
+        path = _root(self.manifest) / "round"
+        try:
+            self._create(path)
+            return path.read_text().split()[0]
+        except (OSError, IndexError):
+            return ""
 
     def done(self) -> set[int]:
         """Return the blocks whose vectors are in the store, by the marks that jobs left."""
@@ -110,7 +123,7 @@ class Claims:
         self.directory.mkdir(parents=True, exist_ok=True)
         own = self.directory / f".{uuid.uuid4().hex}"
         own.write_text(
-            f"{socket.gethostname()} {os.getpid()} {os.environ.get('SLURM_JOB_ID', '')}\n"
+            f"{own.name[1:]} {socket.gethostname()} {os.getpid()} {os.environ.get('SLURM_JOB_ID', '')}\n"
         )
         try:
             with contextlib.suppress(OSError):

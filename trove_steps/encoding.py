@@ -34,6 +34,7 @@ from trove_steps.lengths import Cut, measure_cut, write_cut, write_lengths
 from trove_steps.model_settings import ModelSettings, model_files
 from trove_steps.progress import SharedBar, report
 from trove_steps.store import Places, Store, manifest_path, write_collection
+from trove_steps.versions import versions
 from trove_steps.work import Portion, Work, remove_leftovers, write_work
 
 CLAIM_SECONDS = 20.0
@@ -92,16 +93,18 @@ class Job:
 class Record:
     """What an encode job did: one line of records.jsonl.
 
-    rows: texts of the collection; distinct: different strings among them; encoded: strings that went
-    through the model; reused: all other rows. padded_tokens: tokens that the model was given, padding
+    rows: texts of the collection; distinct: different strings among them; encoded: strings that this job's
+    model was given; reused: rows that need no vector of their own, because the store had one when the job
+    began or an earlier row has the same string. padded_tokens: tokens that the model was given, padding
     included; padding_share is their part that no text has. tokens_per_second: over seconds["encode"].
     ranks: of each rank what it encoded, the seconds it was busy with that, its device, whether its vectors
     are pure, its tokens per batch and how often these were halved. encoder: `Encoder.figures` of rank 0.
     cut: what max_len cut off in the whole collection, not only in what was encoded.
     seconds: read (the files), look_up, load (the model), encode (from the first rank's start to the last
     one's end), tokenize, forward, write, total; what ranks spend side by side is of the slowest one.
-    input_bytes: of the files; peak_memory_mb: of rank 0. With several jobs on one corpus, `encoded` is what
-    this one did. What is known only when something was encoded is None or 0 otherwise.
+    input_bytes: of the files; peak_memory_mb: of rank 0; versions: of the packages.
+    Several jobs on one corpus leave a line each, with `round` in common; what a job neither reused nor
+    encoded the others did. What is known only when something was encoded is None or 0 otherwise.
     """
 
     role: str
@@ -127,6 +130,8 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)
     encoder: dict = field(default_factory=dict)
     cut: Cut | None = None
+    round: str | None = None
+    versions: dict[str, str] = field(default_factory=versions)
 
     def line(self) -> str:
         """Return the one line that a person reads."""
@@ -174,6 +179,7 @@ def run(job: Job, comm: Comm) -> None:
     claims = Claims(job.expected_manifest, job.jobs) if job.jobs > 1 else None
     if comm.rank == 0:
         print(job.settings.described_lines(), file=sys.stderr)
+        record.round = claims.round() if claims else None
         marked = claims.done() if claims else set()
         collection = _read_collection(job, store, record)
         places = _look_up(store, collection.keys, record)
@@ -199,8 +205,9 @@ def run(job: Job, comm: Comm) -> None:
     write_json(store.directory / "settings.json", job.settings.report())
     if job.helper_record:
         record.seconds["total"] = time.perf_counter() - started
-        write_json(job.helper_record, {"helped": job.expected_manifest.name})
         report(f"{record.line()} (helping)")
+        _keep(job, record, job.expected_manifest)
+        write_json(job.helper_record, {"helped": job.expected_manifest.name})
         return
     texts = texts_recipe(job.role, collection.digests, job.template, job.readers)
     manifest = write_collection(
@@ -491,7 +498,6 @@ def _add_up(record: Record, mine: dict, comm: Comm) -> None:
     record.ranks = [json.loads(bytes(told)) for told in all_told]
     record.shards = sum(rank["shards"] for rank in record.ranks)
     record.encoded = sum(rank["texts"] for rank in record.ranks)
-    record.reused = record.rows - record.encoded
     record.padding_share = round(1 - record.tokens / max(1, record.padded_tokens), 4)
     record.tokens_per_second = round(record.tokens / max(record.seconds["encode"], 1e-9), 1)
 
@@ -501,6 +507,11 @@ def _report(job: Job, record: Record, manifest: Path) -> None:
     cut = record.cut.warning(f"{job.role} of {job.model_name}", f"{job.encoder_role}_max_len")
     for warning in (*record.warnings(), *([cut] if cut else [])):
         report(warning)
+    _keep(job, record, manifest)
+
+
+def _keep(job: Job, record: Record, manifest: Path) -> None:
+    """Add the record to those that lie beside the vectors."""
     record.input_bytes = sum(os.path.getsize(path) for path in job.paths)
     record.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     written = {

@@ -30,8 +30,8 @@ VERSION = {
     "merge": 1,
     "comparison": 1,
     "summary": 3,
-    "report": 1,
-    "track": 1,
+    "report": 2,
+    "track": 2,
     "data": 1,
 }
 

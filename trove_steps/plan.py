@@ -466,12 +466,11 @@ class Plan:
 
     @cached_property
     def report_record(self) -> Path:
-        cells = {
-            f"{cell.dataset}/{cell.model}": [cell.score, cell.mine if self._mines else None]
-            for cell in self.cells.values()
-            if cell.score
+        inputs = {
+            task: sorted(path.relative_to(self.results).as_posix() for path in records)
+            for task, records in self.report_inputs().items()
         }
-        key = recipe_key({"kind": "report", "version": VERSION["report"], "cells": cells})
+        key = recipe_key({"kind": "report", "version": VERSION["report"], "inputs": inputs})
         return self.results / ".report" / f"{key}.json"
 
     # --- published and dropped vectors ---------------------------------------------------------
@@ -666,6 +665,11 @@ class Plan:
             "evaluations": [self.score_record(cell) for cell in cells],
             "mining": [self.mine_record(cell) for cell in cells] if self._mines else [],
             "comparison": [self.comparison_record] if self.compared else [],
+            "checks": [
+                self.checks[name]
+                for name in dict.fromkeys(cell.dataset for cell in cells)
+                if name in self.checks
+            ],
         }
 
     def report_targets(self) -> list[Path]:

@@ -22,14 +22,20 @@ def run(arguments) -> None:
     page = arguments.record.with_suffix(".html")
     shown = arguments.record.parent.parent / PAGE
     content = collect(
-        arguments.evaluations, arguments.mining, arguments.encoding_cache_dir, arguments.logs
+        arguments.evaluations,
+        arguments.mining,
+        arguments.comparison,
+        arguments.checks,
+        arguments.encoding_cache_dir,
+        arguments.logs,
     )
+    html = render(content)
     drop_records(arguments.record)
     for old in page.parent.glob("*.html"):
         old.unlink(missing_ok=True)
     for path in (page, shown):
         with written_atomically(path) as temporary:
-            temporary.write_text(render(content), encoding="utf-8")
+            temporary.write_text(html, encoding="utf-8")
     write_record(arguments.record, [page, shown])
     report(
         f"report: {shown}, {os.path.getsize(shown) / 1e6:.1f} MB · "
@@ -44,6 +50,17 @@ def main() -> None:
     )
     parser.add_argument(
         "--mining", nargs="*", type=Path, default=[], metavar="FILE", help="records of mining"
+    )
+    parser.add_argument(
+        "--comparison", nargs="*", type=Path, default=[], metavar="FILE", help="record of comparing"
+    )
+    parser.add_argument(
+        "--checks",
+        nargs="*",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="records of checks of data",
     )
     parser.add_argument("--encoding-cache-dir", type=Path, default=Path("cache"))
     parser.add_argument(

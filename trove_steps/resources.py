@@ -240,6 +240,15 @@ class Requests:
         """Return the minutes that scoring or mining may take."""
         return again(LEAST_MINUTES, attempt, self.limits.minutes)
 
+    def report_memory(self, attempt: int) -> int:
+        """Return the MB of the report, which holds one ranking at a time."""
+        return max(self.rank_memory(cell, attempt) for cell in self.plan.cells.values())
+
+    def report_minutes(self, attempt: int) -> int:
+        """Return the minutes in which the report reads the texts of all data sets, for each model."""
+        size = sum(_all_texts(cell.data) for cell in self.plan.cells.values())
+        return again(_minutes(size / CHECKED_PER_SECOND), attempt, self.limits.minutes)
+
     def check_memory(self, data, attempt: int) -> int:
         """Return the MB of a check of a data set, which holds its ids."""
         return self._memory(math.ceil(BASE_MB + 2 * _mb(_all_texts(data))), attempt)

@@ -5,26 +5,32 @@ Never fails an evaluation: without a key or a network it warns, and the next run
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trove_steps.arguments import run_step
 from trove_steps.files import read_json
 from trove_steps.keys import recipe_key
 from trove_steps.progress import report
 from trove_steps.results import drop_records, write_record
-from trove_steps.tracking import TrackingOutcome, track_evaluation
+from trove_steps.tracking import TrackingOutcome, failure, track_evaluation
+
+if TYPE_CHECKING:
+    from trove_steps.reporting.cell import Cell
 
 
 def run(arguments) -> None:
     """Log to each tracker; write the record."""
     if arguments.report:
-        outcomes = [_track_report(arguments)]
+        outcomes = [_attempt("wandb", _track_report, arguments)]
         name = "report"
     else:
         name = read_json(arguments.evaluation)["cell"]
         track = {"wandb": _track_evaluation, "tensorboard": _write_events}
-        outcomes = [track[tracker](arguments) for tracker in arguments.trackers]
+        outcomes = [_attempt(tracker, track[tracker], arguments) for tracker in arguments.trackers]
     for outcome in outcomes:
         report(f"{'' if outcome.ok else 'warning: '}{name}: {outcome.message}")
     drop_records(arguments.record)
@@ -33,34 +39,50 @@ def run(arguments) -> None:
     write_record(arguments.record, [], final=final, message=message)
 
 
+def _attempt(tracker: str, track: Callable, arguments) -> TrackingOutcome:
+    """Log to one tracker, whatever goes wrong."""
+    try:
+        return track(arguments)
+    except Exception as error:
+        return failure(error, tracker)
+
+
+def _settings(arguments) -> dict:
+    """Return the settings of a run; runs of an experiment are grouped by the folder of its results."""
+    given = arguments.settings
+    folder = "/".join(arguments.directory.resolve().parts[-2:])
+    return {**given, "group": given.get("group") or os.environ.get("WANDB_RUN_GROUP") or folder}
+
+
 def _track_evaluation(arguments) -> TrackingOutcome:
     """Log metrics, per-query figures, mined negatives, configuration and keys to Weights & Biases."""
-    import pyarrow.parquet as pq
-
-    folder, evaluated = arguments.record.parent.parent, read_json(arguments.evaluation)
-    dataset, model = evaluated["cell"].split("/")
+    cell = _cell(arguments)
+    settings = _settings(arguments)
+    tags = [*settings.get("tags", []), cell.dataset, cell.model]
     # A cut-off that is added later updates the same run; other vectors, texts or judgments make another.
-    identity = {key: evaluated[key] for key in ("cell", "search", "qrels", "relevance_threshold")}
-    group = arguments.settings.get("group")
-    tags = [*arguments.settings.get("tags", []), dataset, model]
+    identity = {
+        name: cell.record[name] for name in ("cell", "search", "qrels", "relevance_threshold")
+    }
     return track_evaluation(
-        settings={**arguments.settings, "tags": list(dict.fromkeys(tags))},
-        run_id=recipe_key({"kind": "run", "group": group, **identity}),
-        name=evaluated["cell"],
-        config=_config(arguments, evaluated),
-        metrics=read_json(folder / "metrics.json"),
-        per_query=pq.read_table(folder / "per_query.parquet"),
+        settings={**settings, "tags": list(dict.fromkeys(tags))},
+        run_id=recipe_key({"kind": "run", "group": settings["group"], **identity}),
+        name=cell.record["cell"],
+        config=_config(arguments, cell),
+        metrics=cell.figures,
+        per_query=_per_query(cell),
         directory=arguments.directory,
-        mined=_mined(arguments, evaluated),
+        mined=_mined(cell),
     )
 
 
 def _track_report(arguments) -> TrackingOutcome:
     """Log the page as an artifact; its run is named by what the page shows."""
     page = arguments.report.with_suffix(".html")
+    settings = _settings(arguments)
+    identity = {"group": settings["group"], "report": arguments.report.stem}
     return track_evaluation(
-        settings=arguments.settings,
-        run_id=recipe_key({"kind": "report run", "report": arguments.report.stem}),
+        settings=settings,
+        run_id=recipe_key({"kind": "report run", **identity}),
         name="report",
         config={"report": arguments.report.stem},
         metrics={},
@@ -72,8 +94,8 @@ def _track_report(arguments) -> TrackingOutcome:
 
 def _write_events(arguments) -> TrackingOutcome:
     """Write metrics and configuration to DIRECTORY/tensorboard, for `tensorboard --logdir`."""
-    folder, evaluated = arguments.record.parent.parent, read_json(arguments.evaluation)
-    place = arguments.directory / "tensorboard" / evaluated["cell"]
+    cell = _cell(arguments)
+    place = arguments.directory / "tensorboard" / cell.record["cell"]
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -83,34 +105,55 @@ def _write_events(arguments) -> TrackingOutcome:
     for old in place.glob("events.*"):
         old.unlink()
     with SummaryWriter(str(place)) as writer:
-        for name, value in read_json(folder / "metrics.json").items():
+        for name, value in cell.figures.items():
             writer.add_scalar(name, value, 0)
-        config = json.dumps(_config(arguments, evaluated), indent=2, sort_keys=True)
+        config = json.dumps(_config(arguments, cell), indent=2, sort_keys=True)
         writer.add_text("configuration", f"```\n{config}\n```", 0)
     return TrackingOutcome(True, f"logged to tensorboard: {place}")
 
 
-def _config(arguments, evaluated: dict) -> dict:
-    """Return the options and recipes of an evaluation, and the keys that they have."""
-    search = evaluated["search"]
+def _cell(arguments) -> "Cell":
+    from trove_steps.reporting.cell import Cell
+
+    return Cell(
+        record=read_json(arguments.evaluation),
+        folder=arguments.record.parent.parent,
+        cache=arguments.encoding_cache_dir,
+        logs=Path("logs"),
+        mining=read_json(arguments.mining[0]) if arguments.mining else None,
+    )
+
+
+def _config(arguments, cell: "Cell") -> dict:
+    """Return data set, model, options and recipes of an evaluation, and the keys that they have."""
+    search = cell.record["search"]
     recipes, keys = {}, {"search": recipe_key(search), "evaluation": arguments.evaluation.stem}
     for side in ("queries", "corpus"):
         keys |= {f"{side} {kind}": search[side][kind] for kind in ("encoder", "texts")}
-        folder = arguments.encoding_cache_dir / "embeddings" / search[side]["encoder"]
-        recipes[side] = read_json(folder / "recipe.json")
-    return {**evaluated, "encoders": recipes, "keys": keys}
+        recipes[side] = read_json(cell.manifest(side).parent / "recipe.json")
+    names = {"dataset": cell.dataset, "model": cell.model}
+    return {**names, **cell.record, "encoders": recipes, "keys": keys}
 
 
-def _mined(arguments, evaluated: dict) -> list[dict] | None:
-    if not arguments.mining:
+def _per_query(cell: "Cell"):
+    """Return the metrics of each query with its text."""
+    import pyarrow as pa
+
+    from trove_steps.reporting.cell import SNIPPET
+    from trove_steps.texts import snippet
+
+    ids = cell.per_query["query_id"].to_pylist()
+    texts = cell.query_texts(ids)
+    shown = [snippet(texts[one], SNIPPET) if one in texts else None for one in ids]
+    return cell.per_query.add_column(1, "query", pa.array(shown, pa.string()))
+
+
+def _mined(cell: "Cell") -> list[dict] | None:
+    if not cell.mining:
         return None
-    from trove_steps.reporting.collect import Cell, mined_samples
+    from trove_steps.reporting.mined import mined_samples
 
-    folder = arguments.record.parent.parent
-    mining = read_json(arguments.mining[0])
-    return mined_samples(
-        Cell(evaluated, folder, arguments.encoding_cache_dir, Path("logs"), mining)
-    )
+    return mined_samples(cell)
 
 
 def main() -> None:

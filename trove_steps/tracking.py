@@ -4,8 +4,11 @@ wandb runs in a process of its own: whatever it prints, asks, waits for or crash
 there, and a hard time limit holds.
 """
 
+import contextlib
 import json
+import netrc
 import os
+import random
 import re
 import shlex
 import subprocess
@@ -64,9 +67,9 @@ def track_evaluation(
     a true $WANDB_DISABLED before both.
     `run_id` is made from the content keys of the evaluation, so that doing the same evaluation
     again updates its run. `config` and `metrics` hold what JSON can say. The metrics are logged
-    once and become the run's summary; `per_query` is added as a table, up to 10,000 rows, and so is
-    `mined`, a sample of mined negatives, a mapping for each. `page` is a file to be kept as the artifact
-    "report".
+    once and become the run's summary; `per_query` is added as a table, of more than 10,000 rows a
+    sample, and so is `mined`, a sample of mined negatives, a mapping for each. `page` is a file to
+    be kept as the artifact "report".
     wandb keeps its files in `directory`/wandb.
 
     The server has 30 s to accept the run and 60 s to take the upload ($WANDB_INIT_TIMEOUT and
@@ -79,7 +82,8 @@ def track_evaluation(
             return TrackingOutcome(True, "wandb is disabled: nothing was logged")
         rows = per_query.num_rows if per_query is not None else 0
         tables = {}
-        if per_query is not None and rows <= MAX_TABLE_ROWS:
+        if per_query is not None:
+            per_query = _sampled(per_query)
             data = list(map(list, zip(*per_query.to_pydict().values(), strict=True)))
             tables["per_query"] = {"columns": per_query.column_names, "data": data}
         if mined:
@@ -106,11 +110,19 @@ def track_evaluation(
             }
         )
     except Exception as error:
-        return _failure(error)
+        return failure(error)
     if outcome.ok and rows > MAX_TABLE_ROWS:
-        note = f"; without its table of {rows} queries (wandb shows at most {MAX_TABLE_ROWS})"
+        note = f"; its table has {MAX_TABLE_ROWS:,} of {rows:,} queries, drawn at random"
         return TrackingOutcome(True, outcome.message + note)
     return outcome
+
+
+def _sampled(table: "pa.Table") -> "pa.Table":
+    """Return the table, or as many of its rows as wandb shows, drawn at random, in their order."""
+    if table.num_rows <= MAX_TABLE_ROWS:
+        return table
+    chosen = random.Random(0).sample(range(table.num_rows), MAX_TABLE_ROWS)
+    return table.take(sorted(chosen))
 
 
 def _mode(settings: dict) -> str:
@@ -169,7 +181,7 @@ def main() -> None:
     try:
         outcome = _log(task)
     except Exception as error:
-        outcome = _failure(error)
+        outcome = failure(error)
     print(json.dumps(asdict(outcome)), flush=True)
 
 
@@ -244,9 +256,11 @@ def _log_page(run, path: str) -> str | None:
     return None
 
 
-def _failure(error: Exception) -> TrackingOutcome:
+def failure(error: Exception, tracker: str = "wandb") -> TrackingOutcome:
     """One line on what went wrong and what to do, without credentials."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if tracker != "wandb":
+        return TrackingOutcome(False, _without_secrets(f"not logged to {tracker}: {text}"))
     keep = "set WANDB_MODE=offline to keep the run on this machine"
     if isinstance(error, ImportError):
         text = f"the package cannot be imported ({text}); install it with: pip install wandb"
@@ -260,8 +274,21 @@ def _failure(error: Exception) -> TrackingOutcome:
 def _without_secrets(text: str) -> str:
     if key := os.environ.get("WANDB_API_KEY"):
         text = text.replace(key, "<WANDB_API_KEY>")
-    # A key from a .netrc file is not known here, but has this shape.
-    return re.sub(r"\b[0-9a-f]{40}\b", "<API key>", text)
+    for key in _netrc_keys():
+        text = text.replace(key, "<API key>")
+    # A key from elsewhere is not known here, but has this shape; so have parts of paths, which stay.
+    return re.sub(r"(?<![\w./-])[\w-]{40,}(?![\w./-])", "<API key>", text)
+
+
+def _netrc_keys() -> set[str]:
+    """Return the passwords of the .netrc file, where `wandb login` keeps its key."""
+    paths = (os.environ.get("NETRC"), "~/.netrc", "~/_netrc")
+    keys = set()
+    for path in filter(None, paths):
+        with contextlib.suppress(OSError, netrc.NetrcParseError, UnicodeDecodeError):
+            hosts = netrc.netrc(os.path.expanduser(path)).hosts
+            keys |= {password for _, _, password in hosts.values() if password}
+    return keys
 
 
 if __name__ == "__main__":

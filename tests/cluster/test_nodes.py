@@ -121,8 +121,10 @@ def test_jobs_share_a_corpus_and_one_of_them_is_killed(cluster, slow, alone):
     assert not list(slow.folder.glob("cache/embeddings/*/*.claims"))
     (manifest,) = slow.folder.glob("cache/embeddings/*/corpus-*.json")
     records = (manifest.parent / "records.jsonl").read_text().splitlines()
-    (corpus,) = [record for record in map(json.loads, records) if record["role"] == "corpus"]
+    of_corpus = [record for record in map(json.loads, records) if record["role"] == "corpus"]
+    *helpers, corpus = sorted(of_corpus, key=lambda record: record["cut"] is not None)
     assert 0 < corpus["encoded"] < corpus["distinct"]  # the helpers did the others
+    assert {record["round"] for record in helpers} == {corpus["round"]}
     assert slow.planned() == {}
     assert results(slow) == expected.result()
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.conftest import PROJECT, make_dataset
+from tests.integration.browser import Browser, need
 
 BIN = Path(sys.executable).parent
 COMPUTING = (
@@ -72,6 +73,16 @@ class Workflow:
 
     def metrics(self, dataset: str, model: str) -> dict:
         return json.loads((self.folder / "results" / dataset / model / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, as Debian packages it."""
+    pytest.importorskip("selenium")
+    need("chromium", "chromedriver")
+    found = Browser()
+    yield found
+    found.driver.quit()
 
 
 @pytest.fixture

@@ -2,16 +2,19 @@
 
 import gzip
 import json
-import os
-import shutil
-import time
+import zipfile
+from importlib import metadata
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_dataset, make_model
+from tests.integration.browser import wait_for
 from tests.integration.conftest import Workflow, make_config
 from tests.unit.test_report import unpacked
+from tests.unit.test_tracking import read_records
+from tests.unit.test_tracking import read_run as read_tracked
 from trove_steps.cli import main
 
 
@@ -43,6 +46,17 @@ def read_run(workflow: Workflow, model: str) -> dict[str, list[tuple[str, float]
     return run
 
 
+def records_of(workflow: Workflow, encoder: str, role: str) -> list[dict]:
+    path = workflow.folder / "cache/embeddings" / encoder / "records.jsonl"
+    found = map(json.loads, path.read_text().splitlines())
+    return [record for record in found if record["role"] == role]
+
+
+def per_query(workflow: Workflow, model: str) -> dict[str, list]:
+    path = workflow.folder / "results/tiny" / model / "per_query.parquet"
+    return pq.read_table(path).to_pydict()
+
+
 def test_the_page_holds_the_results(finished):
     data = unpacked(page_of(finished).read_text())
     (dataset,) = data["datasets"]
@@ -70,6 +84,17 @@ def test_the_page_holds_the_results(finished):
         assert sum(cell["mining"]["ranks"]["counts"]) == counts["num_kept"]
         assert cell["cost"]["encode"]["corpus"]["encoded"] == 60
         assert cell["cost"]["bytes"] == 32 * 4
+        (record,) = records_of(finished, cell["provenance"]["keys"]["corpus encoder"], "corpus")
+        assert cell["cost"]["encode"]["corpus"]["rate"] == pytest.approx(
+            record["tokens_per_second"], rel=0.05
+        )
+        assert cell["cost"]["encode"]["corpus"]["versions"]["torch"] == metadata.version("torch")
+        assert cell["warnings"]["cut"]["corpus"] == [record["cut"]["texts_cut"], 60]
+        other = {"bert": "cls", "cls": "bert"}[model]
+        values = [per_query(finished, name)["ndcg_cut_10"] for name in (model, other)]
+        wins = sum(a > b for a, b in zip(*values, strict=True))
+        assert dataset["points"]["wins"][model][other] == wins
+    assert [warning["kind"] for warning in dataset["check"]] == ["queries_without_judgments"]
     assert finished.folder.as_posix() not in json.dumps(data)
 
 
@@ -87,6 +112,17 @@ def test_runs_of_wandb(finished):
     tables = [path.name for run in runs for path in run.glob("files/media/table/*.json")]
     assert sum(name.startswith("per_query") for name in tables) == 2
     assert sum(name.startswith("mined_negatives") for name in tables) == 2
+    kept = [
+        record.artifact
+        for run in runs
+        for path in run.glob("*.wandb")
+        for record in read_records(path)
+        if record.HasField("artifact") and record.artifact.type == "report"
+    ]
+    (artifact,) = kept
+    assert [entry.path for entry in artifact.manifest.contents] == ["report.html"]
+    groups = {read_tracked(run)["group"] for run in runs}
+    assert groups == {"one"}
 
 
 def test_asking_with_the_words_of_a_query_gives_its_ranking(finished, monkeypatch, capsys):
@@ -132,78 +168,39 @@ def test_a_page_that_is_gone_is_made_again_and_nothing_else(finished):
     assert page_of(finished).exists()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    selenium = pytest.importorskip("selenium")
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("chromium and chromium-driver are not installed")
-    from selenium import webdriver
-
-    assert selenium
-    options = webdriver.ChromeOptions()
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(flag)
-    options.add_argument("--window-size=1300,1000")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"), env={**os.environ})
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
-
-
-def wait_for(condition, seconds: float = 60):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)
-    return found
-
-
 def test_the_page_in_a_browser(finished, browser):
     """No error, no request; sorting and hovering work; colours follow the theme."""
-    from selenium.webdriver.common.action_chains import ActionChains
-    from selenium.webdriver.common.by import By
-
-    def all_of(selector):
-        return browser.find_elements(By.CSS_SELECTOR, selector)
-
-    browser.get(page_of(finished).as_uri())
-    wait_for(lambda: browser.execute_script("return document.body.dataset.ready"))
-    wait_for(lambda: len(all_of(".chart svg")) >= 9)
+    browser.open(page_of(finished))
+    wait_for(lambda: len(browser.all_of(".chart svg")) >= 9)
 
     def models():
-        return [cell.text for cell in all_of(".leaderboard tbody td:first-child")]
+        return browser.texts(".leaderboard tbody td:first-child")
 
     data = unpacked(page_of(finished).read_text())
     cells = data["datasets"][0]["cells"]
     ranked = sorted(cells, key=lambda model: -cells[model]["metrics"]["ndcg_cut_10"])
     assert models() == ranked
-    (heading,) = [b for b in all_of(".leaderboard th button") if b.text.startswith("tiny")]
+    (heading,) = [b for b in browser.all_of(".leaderboard th button") if b.text.startswith("tiny")]
     heading.click()
     assert models() == ranked[::-1]
-    assert all_of(".leaderboard td.best")
+    assert browser.all_of(".leaderboard td.best")
 
-    point = all_of(".chart.square svg path[aria-label*='query']")[0]
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
-    ActionChains(browser).move_to_element(point).perform()
-    tip = wait_for(lambda: all_of("#vg-tooltip-element.visible"))[0]
+    browser.hover(browser.all_of(".chart.square svg path[aria-label*='query']")[0])
+    tip = wait_for(lambda: browser.all_of("#vg-tooltip-element.visible"))[0]
     assert any(text in tip.text for text in data["datasets"][0]["points"]["texts"])
 
-    def background():
-        return browser.execute_script("return getComputedStyle(document.body).backgroundColor")
-
     colours = []
-    for theme in ("light", "dark"):
-        feature = {"name": "prefers-color-scheme", "value": theme}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        colours.append(background())
-    assert colours == ["rgb(255, 255, 255)", "rgb(20, 23, 28)"]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
-    assert background() == "rgb(255, 255, 255)"
+    for looks in ({"theme": "light"}, {"theme": "dark"}, {"media": "print"}):
+        browser.look_as(**looks)
+        colours.append(browser.background())
+    browser.look_as()
+    assert colours == ["rgb(255, 255, 255)", "rgb(20, 23, 28)", "rgb(255, 255, 255)"]
+    assert browser.complaints_and_requests() == ([], [])
 
-    assert browser.get_log("browser") == []
-    events = [json.loads(one["message"])["message"] for one in browser.get_log("performance")]
-    asked = [
-        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
-    ]
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+def test_snakemakes_own_report_takes_the_page_along(finished):
+    finished.run("--report", "report.zip")
+    with zipfile.ZipFile(finished.folder / "report.zip") as archive:
+        pages = [name for name in archive.namelist() if name.endswith(".html")]
+        contents = [archive.read(name) for name in pages]
+    assert page_of(finished).read_bytes() in contents

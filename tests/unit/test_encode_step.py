@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from unittest import mock
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from tests.conftest import PROJECT, make_dataset
 from trove_steps.encoding import Record, _portions
 from trove_steps.progress import FOLDER
+from trove_steps.reporting.cost import encoding
 
 WITHOUT_TORCH = """
 import runpy, sys
@@ -76,6 +78,32 @@ def test_settings_are_beside_the_vectors_and_in_the_log(encoded):
     assert settings["settings"] == record_of(folder, 0)["encoder"]["settings"]
     assert settings["settings"]["pooling"] == {"value": "mean", "source": "config"}
     assert settings["unused_prompts"] == []
+
+
+def test_record_names_the_packages(encoded):
+    installed = {name: metadata.version(name) for name in ("torch", "transformers", "numpy")}
+    assert record_of(encoded[0], 0)["versions"].items() >= installed.items()
+
+
+def test_jobs_that_share_a_corpus_are_counted_together(encoded, tmp_path):
+    """A helper leaves a line too; what it encoded was not reused."""
+    folder, arguments, _ = encoded
+    (path,) = folder.glob("cache/embeddings/*/corpus-*.json")
+    manifest = tmp_path / path.relative_to(folder)
+    step = [
+        sys.executable, "-m", "trove_steps.encode_corpus", *arguments, "--jobs", "2",
+        "--encoding-cache-dir", str(tmp_path / "cache"), "--manifest", str(manifest),
+    ]  # fmt: skip
+    run([*step, "--helper-record", str(tmp_path / "helped.json")], folder)
+    assert "20 texts, 20 reused, 0 encoded" in run(step, folder)
+    helper, main = map(json.loads, (manifest.parent / "records.jsonl").read_text().splitlines())
+    assert helper["round"] == main["round"]
+    assert (helper["encoded"], helper["reused"]) == (20, 0)
+    assert (main["encoded"], main["reused"]) == (0, 20)
+    told = encoding(manifest)
+    assert (told["rows"], told["encoded"], told["reused"], told["jobs"]) == (20, 20, 0, 2)
+    assert told["rate"] == pytest.approx(helper["tokens_per_second"], rel=0.01)
+    assert told["versions"] == helper["versions"]
 
 
 def test_nothing_to_encode_loads_nothing(encoded):

@@ -368,6 +368,26 @@ def test_annotated_documents_are_counted_once(raw):
 # --- targets -------------------------------------------------------------------------------------
 
 
+def test_the_report_is_named_by_all_that_it_shows(raw):
+    raw["models"]["cls"] = {**raw["models"]["bert"], "pooling": "first_token"}
+    plan = Plan(raw)
+    inputs = plan.report_inputs()
+    assert {task: len(records) for task, records in inputs.items()} == {
+        "evaluations": 2, "mining": 2, "comparison": 1, "checks": 1,
+    }  # fmt: skip
+    changes = (
+        ("evaluation", {"comparison": {"seed": 1}}),
+        ("evaluation", {"ir_metrics_k_values": [1, 5]}),
+        ("mining", {"search_topk": 6}),
+    )
+    names = {
+        Plan({**raw, section: raw[section] | change}).report_record for section, change in changes
+    }
+    assert len(names | {plan.report_record}) == 4
+    models = dict(reversed(raw["models"].items()))
+    assert Plan({**raw, "models": models}).report_record == plan.report_record
+
+
 def test_plain_snakemake_does_the_tasks_that_have_a_section(raw):
     plan = Plan(raw)
     tasks = plan.evaluate_targets() + plan.mine_targets()

@@ -139,14 +139,22 @@ class TestOffline:
         assert second["summary"]["ndcg_cut_10"] == 0.7
 
     def test_defaults_and_a_table_too_large(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(tracking, "MAX_TABLE_ROWS", 1)
-        outcome = track(tmp_path, settings={"mode": "online"})
+        monkeypatch.setattr(tracking, "MAX_TABLE_ROWS", 1000)
+        rows = list(range(3000))
+        table = pa.table({"query_id": [f"q{n}" for n in rows], "value": rows})
+        outcome = track(tmp_path, settings={"mode": "online"}, per_query=table)
         assert outcome.ok
-        assert outcome.message.endswith("without its table of 2 queries (wandb shows at most 1)")
+        assert outcome.message.endswith("its table has 1,000 of 3,000 queries, drawn at random")
         (folder,) = offline_runs(tmp_path)
         run = read_run(folder)
         assert (run["project"], run["group"], run["tags"]) == ("trove-steps", "", [])
-        assert not list(folder.glob("files/media/**/*.json"))
+        (path,) = folder.glob("files/media/table/*.json")
+        shown = json.loads(path.read_text())["data"]
+        values = [value for _, value in shown]
+        assert shown == [[f"q{n}", n] for n in values]
+        assert len(set(values)) == 1000
+        assert values == sorted(values)
+        assert 1300 < sum(values) / 1000 < 1700
 
     def test_a_directory_that_cannot_be_written(self, tmp_path):
         (tmp_path / "results").write_text("a file")
@@ -190,13 +198,13 @@ class TestModes:
 
 
 class Server(ThreadingHTTPServer):
-    """As much of a W&B server as one run needs; `silent` operations get no answer."""
+    """As much of a W&B server as runs need; `silent` operations get no answer, `lacking` ones nothing."""
 
     daemon_threads = True
 
-    def __init__(self, silent=(), status=200):
+    def __init__(self, silent=(), status=200, lacking=()):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.silent, self.status = silent, status
+        self.silent, self.status, self.lacking = silent, status, lacking
         self.requests, self.over = [], threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -245,6 +253,35 @@ class Handler(BaseHTTPRequestHandler):
         query = json.loads(text)
         asked, variables = query["query"], query.get("variables") or {}
         entity = {"id": "e", "name": "me"}
+        upload = f"http://{self.headers['Host']}/upload"
+        if any(name in asked for name in self.server.lacking):
+            return {"data": {}}
+        if "query ArtifactType(" in asked:
+            return {"data": {"project": None}}
+        if "mutation CreateArtifact " in asked:
+            made = {"id": "a", "state": "PENDING", "artifactSequence": {"id": "s"}}
+            return {"data": {"createArtifact": {"artifact": made}}}
+        if "mutation CreateArtifactManifest" in asked:
+            file = {"id": "f", "uploadUrl": f"{upload}/manifest", "uploadHeaders": []}
+            made = {"id": "m", "file": file}
+            return {"data": {"createArtifactManifest": {"artifactManifest": made}}}
+        if "mutation CreateArtifactFiles" in asked:
+            nodes = [
+                {
+                    "id": spec["name"],
+                    "name": spec["name"],
+                    "displayName": spec["name"],
+                    "uploadUrl": f"{upload}/{spec['name']}",
+                    "uploadHeaders": [],
+                    "storagePath": spec["name"],
+                    "artifact": {"id": "a"},
+                }
+                for spec in variables["input"]["artifactFiles"]
+            ]
+            edges = [{"node": node} for node in nodes]
+            return {"data": {"createArtifactFiles": {"files": {"edges": edges}}}}
+        if "mutation CommitArtifact" in asked:
+            return {"data": {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}}
         if "UpsertBucket" in asked:
             bucket = {
                 "id": "b",
@@ -261,8 +298,7 @@ class Handler(BaseHTTPRequestHandler):
             viewer = {"id": "u", "username": "me", "entity": "me", "flags": "{}"}
             return {"data": {"viewer": {**viewer, "teams": {"edges": []}}}}
         if "CreateRunFiles" in asked:
-            url = f"http://{self.headers['Host']}/upload"
-            files = [{"name": name, "uploadUrl": f"{url}/{name}"} for name in variables["files"]]
+            files = [{"name": name, "uploadUrl": f"{upload}/{name}"} for name in variables["files"]]
             return {"data": {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}}
         return {"data": {}}
 
@@ -293,7 +329,7 @@ class TestOnline:
         self.check_key(tmp_path, server, outcome)
 
     def test_a_table_that_is_refused_costs_no_metrics(self, tmp_path, monkeypatch, capfd):
-        with Server() as server:  # knows nothing of artifacts
+        with Server(lacking=["CreateArtifact"]) as server:
             monkeypatch.setenv("WANDB_BASE_URL", server.url)
             outcome = track(tmp_path)
         assert not outcome.ok
@@ -302,6 +338,45 @@ class TestOnline:
         assert capfd.readouterr() == ("", "")
         summary = json.loads(server.asked("/upload/wandb-summary.json")[-1])
         assert {name: summary[name] for name in METRICS} == METRICS
+
+    def test_the_report_is_sent_as_an_artifact(self, tmp_path, monkeypatch, capfd):
+        page = tmp_path / "name-by-content.html"
+        page.write_text("<html>the page</html>")
+        with Server() as server:
+            monkeypatch.setenv("WANDB_BASE_URL", server.url)
+            outcome = track(tmp_path, per_query=None, page=page)
+        assert outcome.ok, outcome
+        assert capfd.readouterr() == ("", "")
+        assert server.asked("/upload/report.html") == ["<html>the page</html>"]
+        (made,) = server.asked("mutation CreateArtifact ")
+        made = json.loads(made)["variables"]["input"]
+        assert (made["artifactCollectionName"], made["artifactTypeName"]) == ("report", "report")
+        assert server.asked("CommitArtifact")
+        self.check_key(tmp_path, server, outcome)
+
+    def test_wandb_sync_sends_what_was_kept(self, tmp_path, monkeypatch):
+        """The second time the same run gets the new figures."""
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        for value in (0.645083, 0.7):
+            outcome = track(tmp_path, metrics={"ndcg_cut_10": value})
+            assert outcome.ok
+        monkeypatch.delenv("WANDB_MODE")
+        for folder, value in zip(offline_runs(tmp_path), (0.645083, 0.7), strict=True):
+            with Server() as server:
+                monkeypatch.setenv("WANDB_BASE_URL", server.url)
+                command = [sys.executable, "-m", "wandb", "sync", str(folder)]
+                done = subprocess.run(
+                    command, cwd=tmp_path, capture_output=True, text=True, timeout=120
+                )
+            assert done.returncode == 0, done.stderr
+            started = json.loads(server.asked("UpsertBucket")[0])["variables"]
+            assert (started["name"], started["project"], started["groupName"]) == (RUN_ID, "p", "g")
+            summary = json.loads(server.asked("/upload/wandb-summary.json")[-1])
+            assert summary["ndcg_cut_10"] == value
+            (table,) = server.asked("/upload/media/table/per_query")
+            assert json.loads(table)["data"] == [["q1", 0.5], ["q2", None]]
+            assert KEY not in done.stdout + done.stderr
+            self.check_key(tmp_path, server, outcome)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("silent", ["graphql", "file_stream"])
@@ -421,10 +496,30 @@ class TestKey:
         assert outcome.message.startswith("not logged to wandb: no valid API key (")
         assert KEY not in outcome.message
 
-    def test_no_message_holds_one(self, monkeypatch):
+    @pytest.mark.parametrize("kind", ["variable", "netrc", "unknown"])
+    def test_no_message_holds_one(self, tmp_path, monkeypatch, kind):
+        key = "local-" + "aB3_x9" * 7
+        if kind == "variable":
+            monkeypatch.setenv("WANDB_API_KEY", key)
+        elif kind == "netrc":
+            monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+            (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {key}\n")
+        shown = tracking.failure(
+            RuntimeError(f"{key}\n and user:{key}@host and {'0f' * 16}")
+        ).message
+        assert key not in shown
+        assert key[6:] not in shown
+        assert shown.endswith(f"and {'0f' * 16}")
+
+    def test_a_short_one_of_the_environment(self, monkeypatch):
         monkeypatch.setenv("WANDB_API_KEY", "secret")
-        shown = tracking._failure(RuntimeError(f"secret\n and {'0f' * 20}, {'0f' * 16}")).message
-        assert shown == f"not logged to wandb: <WANDB_API_KEY> and <API key>, {'0f' * 16}"
+        shown = tracking.failure(RuntimeError(f"secret, {'0f' * 20}")).message
+        assert shown == "not logged to wandb: <WANDB_API_KEY>, <API key>"
+
+    def test_paths_stay_readable(self):
+        path = f"/data/an-experiment-with-a-very-long-name-of-its-own/wandb/run-1-{'5f' * 16}"
+        shown = tracking.failure(RuntimeError(f"{path}.wandb: damaged")).message
+        assert shown == f"not logged to wandb: {path}.wandb: damaged"
 
 
 def test_wandb_not_installed(tmp_path, monkeypatch):

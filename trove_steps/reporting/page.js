@@ -6,7 +6,7 @@ const SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle
 const SYMBOLS = ["●", "■", "▲", "◆", "✚", "▼", "▶", "◀", "━", "◣"];
 const DASHES = [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 4], [10, 3], [1, 3], [6, 2, 1, 2], [3, 1], [12, 4]];
 const COLOURS = SHAPES.map((_, n) => `var(--c${n})`);
-const kinds = ["relevant", "judged, not relevant", "not judged"];
+const KINDS = ["relevant", "judged, not relevant", "not judged"];
 
 async function unpack(text) {
   const bytes = Uint8Array.from(atob(text.trim()), c => c.charCodeAt(0));
@@ -40,8 +40,8 @@ function choice(label, options, value, change, names = options) {
 
 const CONFIG = {
   background: "transparent", font: getComputedStyle(document.body).fontFamily,
-  axis: { labelColor: "var(--ink)", titleColor: "var(--ink)", gridColor: "var(--line)", domainColor: "var(--faint)", tickColor: "var(--faint)", titleFontWeight: "normal" },
-  legend: { labelColor: "var(--ink)", titleColor: "var(--ink)" },
+  axis: { labelColor: "var(--ink)", titleColor: "var(--ink)", gridColor: "var(--line)", domainColor: "var(--faint)", tickColor: "var(--faint)", titleFontWeight: "normal", labelFontSize: 11, titleFontSize: 12 },
+  legend: { labelColor: "var(--ink)", titleColor: "var(--ink)", labelFontSize: 11 },
   title: { color: "var(--ink)", fontSize: 13 }, view: { stroke: "var(--line)" }, text: { color: "var(--ink)" },
 };
 
@@ -50,22 +50,26 @@ function plot(spec, kind = "") {
   const full = { width: "container", height: 210, autosize: { type: "fit", contains: "padding", resize: true }, ...spec };
   const draw = () => embed(place, full, { actions: false, renderer: "svg", config: CONFIG });
   // A plot takes the width of its place, which is known once it is on the page.
-  new IntersectionObserver((entries, observer) => {
-    if (entries.some(entry => entry.isIntersecting)) { observer.disconnect(); draw(); }
-  }, { rootMargin: "3000px" }).observe(place);
-  place.drawNow = draw;
+  const observer = new IntersectionObserver(entries => entries.some(entry => entry.isIntersecting) && place.draw(), { rootMargin: "3000px" });
+  place.draw = () => { observer.disconnect(); place.draw = () => {}; draw(); };
+  observer.observe(place);
   return place;
 }
 
-const byModel = models => ({ type: "nominal", scale: { domain: models, range: models.map(m => COLOURS[data.models.indexOf(m) % 10]) }, legend: null });
-const shapeOf = models => ({ type: "nominal", scale: { domain: models, range: models.map(m => SHAPES[data.models.indexOf(m) % 10]) }, legend: null });
-const dashOf = models => ({ type: "nominal", scale: { domain: models, range: models.map(m => DASHES[data.models.indexOf(m) % 10]) }, legend: null });
+// How a model looks. After ten models the colours come again, with other shapes and dashes.
+const look = model => {
+  const n = data.models.indexOf(model), turn = Math.floor(n / 10);
+  const other = (n + turn) % 10;
+  return { colour: COLOURS[n % 10], shape: SHAPES[other], symbol: SYMBOLS[other], dash: DASHES[other] };
+};
+const scaled = (models, property) => ({ type: "nominal", scale: { domain: models, range: models.map(model => look(model)[property]) }, legend: null });
+const byModel = models => scaled(models, "colour");
+const shapeOf = models => scaled(models, "shape");
+const dashOf = models => scaled(models, "dash");
 
 function modelKeys(models) {
-  return el("div", { class: "keys" }, ...models.map(model => {
-    const n = data.models.indexOf(model) % 10;
-    return el("span", {}, el("b", { style: `--c:${COLOURS[n]}` }, `${SYMBOLS[n]} `), model);
-  }));
+  return el("div", { class: "keys" }, ...models.map(model =>
+    el("span", {}, el("b", { style: `--c:${look(model).colour}` }, `${look(model).symbol} `), model)));
 }
 
 function lines(values, models, x, y, title, extra = {}) {
@@ -92,29 +96,30 @@ function leaderboard() {
     const values = data.datasets.map(d => d.cells[model]?.metrics[metric]);
     return values.every(v => typeof v === "number") ? values.reduce((a, b) => a + b, 0) / values.length : null;
   };
-  const value = (model, column) => column === "model" ? model : column === "average" ? averaged(model)
-    : data.datasets.find(d => d.name === column).cells[model]?.metrics[metric] ?? null;
-  const several = data.datasets.length > 1;
-  const columns = ["model", ...(several ? ["average"] : []), ...data.datasets.map(d => d.name)];
+  const first = { title: "model", value: model => model };
+  const average = { title: "average", value: averaged };
+  const figures = [
+    ...(data.datasets.length > 1 ? [average] : []),
+    ...data.datasets.map(dataset => ({ title: dataset.name, dataset, value: model => dataset.cells[model]?.metrics[metric] ?? null })),
+  ];
 
   function draw() {
-    const by = order.column ?? (several ? "average" : columns[1]);
+    const by = order.column ?? figures[0];
     const sorted = [...data.models].sort((a, b) => {
-      const [x, y] = [value(a, by), value(b, by)];
+      const [x, y] = [by.value(a), by.value(b)];
       if (x === null || y === null) return (x === null) - (y === null);
-      return (by === "model" ? x.localeCompare(y) : x - y) * (order.ascending ? 1 : -1);
+      return (by === first ? x.localeCompare(y, "en", { numeric: true }) : x - y) * (order.ascending ? 1 : -1);
     });
-    const best = Object.fromEntries(columns.slice(1).map(c => [c, Math.max(...data.models.map(m => value(m, c) ?? -Infinity))]));
+    for (const column of figures) column.best = Math.max(...data.models.map(model => column.value(model) ?? -Infinity));
     holder.replaceChildren(el("table", { class: "leaderboard" },
-      el("thead", {}, el("tr", {}, ...columns.map(column => el("th", { scope: "col", "aria-sort": column === by ? (order.ascending ? "ascending" : "descending") : null },
-        el("button", { onclick: () => { order = { column, ascending: column === by ? !order.ascending : column === "model" }; draw(); } }, column))))),
-      el("tbody", {}, ...sorted.map(model => el("tr", {}, ...columns.map(column => cell(model, column, best)))))));
+      el("thead", {}, el("tr", {}, ...[first, ...figures].map(column => el("th", { scope: "col", "aria-sort": column === by ? (order.ascending ? "ascending" : "descending") : null },
+        el("button", { onclick: () => { order = { column, ascending: column === by ? !order.ascending : column === first }; draw(); } }, column.title))))),
+      el("tbody", {}, ...sorted.map(model => el("tr", {}, el("td", {}, model), ...figures.map(column => cell(model, column)))))));
   }
-  function cell(model, column, best) {
-    if (column === "model") return el("td", {}, model);
-    const shown = value(model, column);
-    const isBest = shown !== null && data.models.length > 1 && shown.toFixed(4) === best[column].toFixed(4);
-    const found = data.datasets.find(d => d.name === column)?.cells[model];
+  function cell(model, column) {
+    const shown = column.value(model);
+    const isBest = shown !== null && data.models.length > 1 && shown.toFixed(4) === column.best.toFixed(4);
+    const found = column.dataset?.cells[model];
     const p = found?.p[metric];
     const equal = !isBest && p !== undefined && p >= 0.05;
     return el("td", { class: isBest ? "best" : null, title: p === undefined ? null : `p = ${p.toPrecision(2)} against the best` },
@@ -124,17 +129,15 @@ function leaderboard() {
   draw();
   return el("section", { id: "leaderboard" }, el("h2", {}, "Leaderboard"),
     choice("metric", data.metrics, metric, chosen => { metric = chosen; draw(); }), holder,
-    el("p", { class: "note" }, `Bold: the best of its data set. ≈: not distinguishable from the best (paired randomisation test over the queries, two-sided, Holm-corrected, p ≥ 0.05). Below each value: 95% bootstrap interval of its mean over the queries. A click on a heading sorts.`));
+    el("p", { class: "note" }, `Bold: the best of its data set. ≈: not distinguishable from the best (paired randomisation test over the queries, two-sided, corrected by Holm's method for all pairs of models, p ≥ 0.05). Below each value: 95% bootstrap interval of its mean over the queries. A click on a heading sorts.`));
 }
 
 // --- a data set --------------------------------------------------------------------------------------
 
 function datasetSection(dataset, open) {
-  const judged = dataset.counts.num_judged ?? dataset.queries;
   const body = el("div");
-  const section = el("details", { class: "dataset", id: `dataset-${dataset.name}`, ontoggle: () => {
-    if (section.open && !body.childNodes.length) fill(dataset, body);
-  } }, el("summary", {}, `${dataset.name} `, el("span", { class: "faint" }, `${count(dataset.documents)} documents, ${count(judged)} judged queries`)), body);
+  const section = el("details", { class: "dataset", id: `dataset-${dataset.name}`, ontoggle: () => section.open && section.fill() }, el("summary", {}, `${dataset.name} `, el("span", { class: "faint" }, `${count(dataset.documents)} documents, ${count(dataset.queries)} judged queries`)), body);
+  section.fill = () => { if (!body.childNodes.length) fill(dataset, body); };
   section.open = open;
   return section;
 }
@@ -142,7 +145,8 @@ function datasetSection(dataset, open) {
 function fill(dataset, body) {
   const models = modelsOf(dataset);
   body.append(modelKeys(models), el("h3", {}, "Metrics by cut-off"), curves(dataset, models));
-  if (models.length > 1) body.append(el("h3", {}, "Query by query"), scatter(dataset, models));
+  const measured = models.filter(model => dataset.points.values[model]);
+  if (measured.length > 1) body.append(el("h3", {}, "Query by query"), scatter(dataset, measured));
   body.append(el("h3", {}, "Worst queries"), worst(dataset, models));
   body.append(el("h3", {}, "Scores of the retrieved documents"), distributions(dataset, models));
   body.append(el("h3", {}, "Warnings"), warnings(dataset, models));
@@ -168,9 +172,9 @@ function scatter(dataset, models) {
   let [x, y] = models;
   const draw = () => {
     const values = points.ids.map((id, n) => ({ id, query: points.texts[n], x: points.values[x][n], y: points.values[y][n] }));
-    const [right, left] = [values.filter(v => v.x > v.y).length, values.filter(v => v.y > v.x).length];
+    const [right, left] = [points.wins[x][y], points.wins[y][x]];
     holder.replaceChildren(
-      el("p", { class: "note" }, `${x} is better on ${count(right)} queries, ${y} on ${count(left)}, equal on ${count(values.length - right - left)}.` +
+      el("p", { class: "note" }, `${x} is better on ${count(right)} queries, ${y} on ${count(left)}, equal on ${count(points.of - right - left)}.` +
         (points.of > points.ids.length ? ` Shown: ${count(points.ids.length)} of ${count(points.of)} queries, evenly chosen.` : "")),
       plot({
         height: 380, layer: [
@@ -211,24 +215,33 @@ function documentItem(dataset, one, depth = null) {
     el("span", { class: "tag" }, `${place} · document ${id} · `, el("b", {}, judged)), el("br"), text || "(text not at hand)");
 }
 
+// The steps of a histogram's outline, which goes down to zero behind the last one.
+function steps(counts, low, high) {
+  const edge = n => low + (high - low) * n / counts.length;
+  return [...counts, 0].map((number, n) => ({ from: edge(n), to: edge(n + 1), number }));
+}
+
 function distributions(dataset, models) {
   return el("div", { class: "charts" }, ...models.map(model => {
-    const { edges, counts } = dataset.cells[model].scores;
-    if (!edges) return null;
-    const values = kinds.flatMap(kind => {
-      const total = counts[kind].reduce((a, b) => a + b, 0);
-      return counts[kind].map((n, i) => ({ kind: `${kind} (${count(total)})`, from: edges[i], to: edges[i + 1], share: total ? n / total : 0, documents: n }));
-    });
-    const names = [...new Set(values.map(v => v.kind))];
+    const { ends, counts } = dataset.cells[model].scores;
+    if (!ends) return null;
+    const totals = KINDS.map(kind => counts[kind].reduce((a, b) => a + b, 0));
+    const names = KINDS.map((kind, n) => `${kind} (${count(totals[n])})`);
+    const values = KINDS.flatMap((kind, n) => steps(counts[kind], ...ends).map(({ from, to, number: documents }) =>
+      ({ kind: names[n], from, to, share: totals[n] ? documents / totals[n] : 0, documents })));
+    const kind = { field: "kind", type: "nominal" }, legend = { orient: "bottom", title: null, columns: 1, symbolStrokeWidth: 2, symbolSize: 400, symbolType: "stroke" };
     return plot({
-        title: model, data: { values }, height: 230,
-      mark: { type: "bar", opacity: 0.5, binSpacing: 0 },
+      title: model, data: { values }, height: 250,
       encoding: {
-        x: { field: "from", type: "quantitative", bin: "binned", title: "score" }, x2: { field: "to" },
-        y: { field: "share", type: "quantitative", stack: null, title: "share of its kind", axis: { format: ".0%" } },
-        color: { field: "kind", type: "nominal", scale: { domain: names, range: ["var(--c2)", "var(--c1)", "var(--c6)"] }, legend: { orient: "bottom", title: null, columns: 1 } },
-        tooltip: [{ field: "kind" }, { field: "from" }, { field: "to" }, { field: "documents" }, { field: "share", format: ".1%" }],
+        x: { field: "from", type: "quantitative", title: "score", scale: { zero: false, nice: false } },
+        y: { field: "share", type: "quantitative", title: "share of its kind", axis: { format: ".0%" } },
+        color: { ...kind, scale: { domain: names, range: ["var(--c2)", "var(--c1)", "var(--c6)"] }, legend },
       },
+      layer: [
+        { mark: { type: "line", interpolate: "step-after", strokeWidth: 1.8 }, encoding: { strokeDash: { ...kind, scale: { domain: names, range: [[1, 0], [6, 3], [2, 2]] }, legend } } },
+        { transform: [{ filter: "datum.documents > 0" }], mark: { type: "rule", opacity: 0, strokeWidth: 5 }, encoding: {
+          tooltip: [{ field: "kind" }, { field: "from" }, { field: "to" }, { field: "documents" }, { field: "share", format: ".1%" }] } },
+      ],
     });
   }));
 }
@@ -244,27 +257,36 @@ function warnings(dataset, models) {
     const shown = `${count(part)} (${(100 * part / whole).toFixed(1)}%)`;
     return part / whole > 0.05 ? el("span", { class: "warn" }, shown) : shown;
   };
-  const counts = Object.entries({
-    "queries without judgments": dataset.counts.num_without_judgments,
-    "judged queries without results": dataset.counts.num_without_results,
-    "judgments of documents that the corpus lacks": dataset.counts.num_judgments_not_in_corpus,
-  }).filter(([, n]) => n).map(([what, n]) => `${count(n)} ${what}`);
-  const ties = models.flatMap(model => data.metrics.filter(metric => dataset.cells[model].ties[metric])
-    .map(metric => `${model}: ${metric} between ${dataset.cells[model].ties[metric].map(v => number(v)).join(" and ")}`));
-  return el("div", {}, counts.length ? el("p", {}, `${counts.join("; ")}.`) : null,
+  const of = model => dataset.cells[model].warnings;
+  const without = { num_without_judgments: "queries without judgments", num_without_results: "judged queries without results",
+    num_judgments_not_in_corpus: "judgments of documents that the corpus lacks" };
+  const lines = new Map();  // what is said → of which models
+  // The check of the files says of which queries and documents; without one, the evaluation counted.
+  const counted = Object.entries(without).filter(([name]) => dataset.check === null || name === "num_without_results");
+  for (const model of models) for (const [name, what] of counted) {
+    const line = `${count(of(model).counts[name])} ${what}`;
+    if (of(model).counts[name]) lines.set(line, [...lines.get(line) ?? [], model]);
+  }
+  const counts = [...lines].map(([line, concerned]) => concerned.length === models.length ? line : `${line} (${concerned.join(", ")})`);
+  const ties = models.flatMap(model => data.metrics.filter(metric => of(model).ties[metric])
+    .map(metric => `${model}: ${metric} between ${of(model).ties[metric].map(v => number(v)).join(" and ")}`));
+  const found = (dataset.check ?? []).map(({ message, examples }) => el("li", {}, message + (examples.length ? ` (such as ${examples.join(", ")})` : "")));
+  return el("div", {},
+    dataset.check === null ? el("p", { class: "note" }, "The files were not checked: there are no texts beside the vectors.") : null,
+    found.length ? el("ul", { class: "found" }, ...found) : null,
+    counts.length ? el("p", {}, `${counts.join("; ")}.`) : null,
     ties.length ? el("p", {}, `Depends on the order of documents with equal scores: ${ties.join("; ")}.`) : null,
     table(["model", "documents cut off", "queries cut off", "documents that repeat another's text", "queries with ties in the top 10"], models.map(model => {
-      const { warnings: w, cost: { encode } } = dataset.cells[model];
-      const cut = side => encode[side] ? share(encode[side].truncated, encode[side].encoded) : "–";
-      return [model, cut("corpus"), cut("queries"), share(w.repeated, w.documents), share(w.tied_queries, w.queries)];
-    })), el("p", { class: "note" }, "Cut off: longer than the model's max_len, of the texts that were encoded. Orange: more than 5%."));
+      const { cut, repeated, documents, tied_queries, queries } = of(model);
+      return [model, ...["corpus", "queries"].map(side => cut[side] ? share(...cut[side]) : "–"), share(repeated, documents), share(tied_queries, queries)];
+    })), el("p", { class: "note" }, "Cut off: longer than the model's max_len, of the texts whose length is known. Orange: more than 5%."));
 }
 
 function mining(dataset, models) {
   const stages = models.flatMap(model => Object.entries(dataset.cells[model].mining.funnel).map(([stage, documents]) => ({ model, stage, documents })));
   const names = [...new Set(stages.filter(s => s.documents).map(s => s.stage))];
   const funnel = plot({
-    title: "Funnel", data: { values: stages.filter(s => names.includes(s.stage)) }, height: names.length * Math.max(8 * models.length, 20), mark: "bar",
+    title: "Funnel", data: { values: stages.filter(s => names.includes(s.stage)) }, height: 70 + names.length * Math.max(8 * models.length, 20), mark: "bar",
     encoding: {
       y: { field: "stage", type: "nominal", sort: names, title: null }, yOffset: { field: "model", sort: models },
       x: { field: "documents", type: "quantitative", title: "documents", axis: { format: "~s" } },
@@ -273,11 +295,12 @@ function mining(dataset, models) {
   });
   const ranks = models.flatMap(model => {
     const found = dataset.cells[model].mining.ranks;
-    return found ? found.counts.map((n, i) => ({ model, rank: 1 + i * found.width, negatives: n })) : [];
+    const parts = found?.counts.length;
+    return found ? steps(found.counts, 1, 1 + parts * found.width).map(({ from: rank, number: negatives }) => ({ model, rank, negatives })) : [];
   });
   const margins = models.flatMap(model => {
     const found = dataset.cells[model].mining.margins;
-    return found ? found.counts.map((n, i) => ({ model, margin: found.edges[i], negatives: n })) : [];
+    return found ? steps(found.counts, ...found.ends).map(({ from: margin, number: negatives }) => ({ model, margin, negatives })) : [];
   });
   const holder = el("div");
   const draw = model => holder.replaceChildren(el("div", { class: "wide" }, el("table", {},
@@ -285,13 +308,14 @@ function mining(dataset, models) {
     el("tbody", {}, ...dataset.cells[model].mining.samples.map(sample => el("tr", {}, el("td", { class: "text" }, sample.text || sample.query, el("br"), el("span", { class: "tag" }, `query ${sample.query}`)),
       described(dataset, sample.negative), described(dataset, sample.positive)))))));
   draw(models[0]);
+  const judge = dataset.cells[models[0]].mining.judge;
   const above = models.map(model => [model, dataset.cells[model].mining.margins?.above]).filter(([, share]) => share > 0)
     .map(([model, share]) => `${model} ${(100 * share).toFixed(1)}%`);
   return el("div", {},
     el("div", { class: "charts" }, funnel,
-      ranks.length ? lines(ranks, models, { field: "rank", type: "quantitative", title: "rank" }, { field: "negatives", type: "quantitative", title: "negatives" }, "Ranks of the negatives", { interpolate: "step-after" }) : null,
-      margins.length ? lines(margins, models, { field: "margin", type: "quantitative", title: "best relevant document's score − negative's" }, { field: "negatives", type: "quantitative", title: "negatives" }, "Margins", { interpolate: "step-after" }) : null),
-    above.length ? el("p", { class: "note" }, `Negatives that score above the best relevant document that was retrieved: ${above.join(", ")}. They may be relevant without being judged.`) : null,
+      ranks.length ? lines(ranks, models, { field: "rank", type: "quantitative", title: "rank", axis: { tickMinStep: 1, format: "d" } }, { field: "negatives", type: "quantitative", title: "negatives" }, "Ranks of the negatives", { interpolate: "step-after" }) : null,
+      margins.length ? lines(margins, models, { field: "margin", type: "quantitative", title: `weakest positive's score by ${judge} − negative's` }, { field: "negatives", type: "quantitative", title: "negatives" }, "Margins", { interpolate: "step-after" }) : null),
+    above.length ? el("p", { class: "note" }, `Negatives that score above the weakest positive, by ${judge}: ${above.join(", ")}. They may be relevant without being judged.`) : null,
     el("h4", {}, "Negatives to read, drawn at random"), choice("model", models, models[0], draw), holder);
 }
 
@@ -299,7 +323,7 @@ function described(dataset, one) {
   if (!one) return el("td", { class: "text" }, "–");
   const [id, text] = dataset.texts[one.doc];
   return el("td", { class: "text" }, text || "(text not at hand)", el("br"),
-    el("span", { class: "tag" }, `document ${id} · ${one.rank ? `rank ${one.rank}` : "not ranked"} · score ${number(one.score)}`));
+    el("span", { class: "tag" }, `document ${id} · ${one.rank ? `rank ${one.rank}` : "not ranked"} · score ${number(one.score)}${typeof one.teacher_score === "number" ? `, by the cross-encoder ${number(one.teacher_score)}` : ""}`));
 }
 
 // --- cost and provenance -----------------------------------------------------------------------------
@@ -315,7 +339,7 @@ function cost() {
   }).filter(Boolean);
   return el("section", { id: "cost" }, el("h2", {}, "Cost"),
     table(["data set", "model", "tokens/s", "documents reused + encoded", "corpus, s", "queries, s", "search, s", "score, s", "mine, s", "dimensions", "bytes per vector"], rows),
-    el("p", { class: "note" }, "The figures of an encoding are those of the last job that encoded anything; a search or encoding that several cells share is listed for each."),
+    el("p", { class: "note" }, "The figures of an encoding are those of the last job that encoded anything, or of the jobs that shared the work; a search or encoding that several cells share is listed for each."),
     points.length > 1 ? el("div", {}, el("h3", {}, `${data.main} by size of a vector`), modelKeys(points.map(p => p.model)), plot({
       data: { values: points }, height: 260, mark: { type: "point", filled: true, size: 110 },
       encoding: {
@@ -327,14 +351,19 @@ function cost() {
     }, "square")) : null);
 }
 
+const named = packages => Object.entries(packages).map(pair => pair.join(" ")).join(", ");
+
 function provenance() {
   return el("section", { id: "provenance" }, el("h2", {}, "Provenance"),
     el("p", { class: "note" }, "A key is a hash of everything that determines an artefact, so equal keys mean equal bytes. ",
-      `trove-steps ${data.version}; ${Object.entries(data.packages).map(pair => pair.join(" ")).join(", ")}.`),
+      `This page was written with ${named(data.packages)}.`),
     ...data.datasets.flatMap(dataset => modelsOf(dataset).map(model => {
-      const { keys, recipes } = dataset.cells[model].provenance;
+      const { provenance: { keys, recipes }, cost: { encode } } = dataset.cells[model];
+      const made = ["corpus", "queries"].filter(side => Object.keys(encode[side]?.versions ?? {}).length)
+        .map(side => [`${side} encoded with`, named(encode[side].versions)]);
       return el("details", {}, el("summary", {}, `${dataset.name} / ${model} `, el("span", { class: "faint" }, `search ${keys.search}`)),
         table(["key", ""], Object.entries(keys).map(([name, key]) => [name, el("code", {}, key)])),
+        ...made.map(([what, packages]) => el("p", {}, `${what} ${packages}.`)),
         el("pre", {}, JSON.stringify(recipes, null, 1)));
     })));
 }
@@ -345,4 +374,15 @@ document.getElementById("lead").textContent = `${data.models.length} ${data.mode
 document.getElementById("main").replaceChildren(leaderboard(),
   el("section", { id: "datasets" }, el("h2", {}, "Data sets"), ...data.datasets.map((dataset, n) => datasetSection(dataset, n === 0))),
   cost(), provenance());
+
+// Paper shows everything but recipes: what is closed is opened for it, and every plot is drawn.
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [];
+  for (let found; (found = [...document.querySelectorAll("details:not([open])")]).length; closed.push(...found)) {
+    for (const details of found) { details.open = true; details.fill?.(); }
+  }
+  for (const place of document.querySelectorAll(".chart")) place.draw();
+});
+addEventListener("afterprint", () => { for (const details of closed) details.open = false; });
 document.body.dataset.ready = "yes";

@@ -364,6 +364,14 @@ def get_rank_minutes(wildcards, attempt):
     return REQUESTS.rank_minutes(attempt)
 
 
+def get_report_memory(wildcards, attempt):
+    return REQUESTS.report_memory(attempt)
+
+
+def get_report_minutes(wildcards, attempt):
+    return REQUESTS.report_minutes(attempt)
+
+
 def get_check_memory(wildcards, attempt):
     return REQUESTS.check_memory(PLAN.datasets[wildcards.dataset], attempt)
 

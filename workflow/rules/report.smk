@@ -1,4 +1,4 @@
-# The report. Input: the records of all evaluations and minings. Output: a record, and the page under its
+# The report. Input: the records of all evaluations, minings, comparisons and checks. Output: a record, and the page under its
 # key, which `snakemake --report report.zip` takes along; the same page lies in the results folder as report.html.
 
 
@@ -16,15 +16,19 @@ rule write_report:
         ),
     log:
         "logs/report/{key}.log",
-    localrule: True
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=get_report_memory,
+        runtime=get_report_minutes,
     params:
         cache=CACHE,
     shell:
         "exec python -m trove_steps.report"
         " --evaluations {input.evaluations:q}"
         " --mining {input.mining:q}"
+        " --comparison {input.comparison:q}"
+        " --checks {input.checks:q}"
         " --encoding-cache-dir {params.cache:q}"
         " --logs logs"
         " --record {output.record:q}"
