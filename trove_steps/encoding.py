@@ -8,7 +8,6 @@ a kill can lose. When all is done, rank 0 writes the rows table and the manifest
 
 import json
 import math
-import os
 import resource
 import sys
 import time
@@ -38,6 +37,7 @@ from trove_steps.keys import (
 from trove_steps.lengths import Cut, measure_cut, write_cut, write_lengths
 from trove_steps.model_settings import ModelSettings, model_files
 from trove_steps.progress import progress_bar, report
+from trove_steps.resources import text_bytes
 from trove_steps.store import Places, Store, manifest_path, write_collection
 from trove_steps.work import Portion, Work, remove_leftovers, write_work
 
@@ -100,8 +100,9 @@ class Record:
     rank 0. cut: what max_len cut off in the whole collection, not only in what was encoded.
     seconds: read (the files), look_up, load (the model), encode (from the first rank's start to the last
     one's end), tokenize, forward, write, total; what ranks spend side by side is of the slowest one.
-    input_bytes: of the files; peak_memory_mb: of rank 0. With several jobs on one corpus, `encoded` is what
-    this one did. What is known only when something was encoded is None or 0 otherwise.
+    input_bytes: of the files, about, unpacked; peak_memory_mb: of rank 0. With several jobs on one
+    corpus, `encoded` is what this one did. What is known only when something was encoded is None or 0
+    otherwise.
     """
 
     role: str
@@ -470,7 +471,7 @@ def _report(job: Job, record: Record, manifest: Path) -> None:
     warning = record.cut.warning(f"{job.role} of {job.model_name}", f"{job.encoder_role}_max_len")
     if warning:
         report(warning)
-    record.input_bytes = sum(os.path.getsize(path) for path in job.paths)
+    record.input_bytes = text_bytes(job.paths)
     record.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     written = {
         **asdict(record),
