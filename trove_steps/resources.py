@@ -28,6 +28,8 @@ LEAST_SECONDS = 60  # of encoding, below which an earlier job says little about 
 LEAST_SHARE = 1 / 20  # of the texts, likewise
 RECORDS = 5  # the latest earlier jobs count
 BYTES_PER_TEXT = 100  # of a short query; documents are longer, so this counts too many
+HELD_WHOLE = (".safetensors", ".faiss")  # files that are written from memory, others block by block
+MOVED_PER_SECOND = 20e6  # bytes of vectors that are read and written
 CHECKED_PER_SECOND = 10e6  # bytes of text that a check reads
 BYTES_PER_PAIR = 1000  # of a query and a document, as a cross-encoder reads them
 DIMENSIONS = 1024
@@ -39,12 +41,37 @@ PAIRS_PER_SECOND = 20e6  # queries × documents that one thread scores, of DIMEN
 AUTO_PROCESSES = 4  # assumed for nproc_per_node: auto on a node that can't be looked at
 
 
+# What a step may take of the time of a job that it shares with those before and after it; scoring runs
+# beside rescoring.
+SHARES = {
+    "encode_queries": 1 / 8,
+    "search": 3 / 8,
+    "rescore": 3 / 8,
+    "score": 3 / 8,
+    "mine_negatives": 1 / 8,
+}
+
+
 @dataclass(frozen=True)
 class Limits:
     """The most that a job may ask for; None is no limit."""
 
     minutes: int | None = None
     mem_mb: int | None = None
+
+    def within(self, other: "Limits") -> "Limits":
+        """Return the stricter ones of both."""
+        return Limits(_least(self.minutes, other.minutes), _least(self.mem_mb, other.mem_mb))
+
+    def of_shared_job(self, rule: str) -> "Limits":
+        """Return the limits of a step in a job that it shares with others: their times are added up."""
+        if self.minutes is None:
+            return self
+        return Limits(max(1, math.floor(self.minutes * SHARES.get(rule, 1))), self.mem_mb)
+
+
+def _least(*amounts: int | None) -> int | None:
+    return min((amount for amount in amounts if amount is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -219,12 +246,11 @@ def _size(path: Path) -> int:
 
 
 class Requests:
-    """What the jobs of a plan ask for. `attempt` counts from 1."""
+    """What the jobs of a plan ask for, within limits. `attempt` counts from 1."""
 
-    def __init__(self, plan):
-        self.plan = plan
+    def __init__(self, plan, limits: Limits):
+        self.plan, self.limits = plan, limits
         config = plan.config
-        self.limits = Limits(config["cluster"]["max_minutes"], config["cluster"]["max_mem_mb"])
         self.nodes = config["encode"]["nodes"]
         nproc = config["nproc_per_node"]
         self.processes = AUTO_PROCESSES if nproc == "auto" else nproc
@@ -274,6 +300,24 @@ class Requests:
         """Return the minutes that scoring or mining may take."""
         return again(LEAST_MINUTES, attempt, self.limits.minutes)
 
+    def least_memory(self, attempt: int) -> int:
+        """Return the MB of a step that holds tables of metrics only."""
+        return self._memory(BASE_MB + PROCESS_MB, attempt)
+
+    def merge_memory(self, cells, attempt: int) -> int:
+        """Return the MB of merging what was mined from the rankings of one data set."""
+        depth = sum(self.plan.depths[cell.search] for cell in cells)
+        return self._memory(rank_memory(*_sizes(cells[0]), depth), attempt)
+
+    def move_memory(self, encoding, path: str, attempt: int) -> int:
+        """Return the MB of bringing vectors in, or of writing them to a file."""
+        held = _moved(encoding) if encoding.step == "import" or path.endswith(HELD_WHOLE) else 0
+        return self._memory(math.ceil(BASE_MB + PROCESS_MB + _mb(held)), attempt)
+
+    def move_minutes(self, encoding, attempt: int) -> int:
+        """Return the minutes in which vectors are brought in or written to a file."""
+        return again(_minutes(_moved(encoding) / MOVED_PER_SECOND), attempt, self.limits.minutes)
+
     def check_memory(self, data, attempt: int) -> int:
         """Return the MB of a check of a data set, which holds its ids."""
         return self._memory(math.ceil(BASE_MB + 2 * _mb(_all_texts(data))), attempt)
@@ -311,6 +355,15 @@ class Requests:
 
 def _all_texts(data) -> int:
     return text_bytes(data.corpus.links + data.queries.links + data.qrels.links)
+
+
+def _moved(encoding) -> float:
+    """Return about how many bytes the vectors of a collection have, with the ids and texts beside them."""
+    given = text_bytes(encoding.links)
+    if encoding.step == "import":
+        return given + text_bytes(encoding.text_links)
+    rows = given / BYTES_PER_TEXT / (4 if encoding.role == "corpus" else 1)
+    return rows * DIMENSIONS * 4
 
 
 def _sizes(cell) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from trove_steps import resources
 from trove_steps.files import write_json
 from trove_steps.resources import (
     LEAST_MINUTES,
+    Limits,
     again,
     cpu_threads,
     encode_memory,
@@ -238,12 +239,8 @@ def asking(tmp_path):
     (tmp_path / "model" / "model.safetensors").write_bytes(b"x" * 4_000_000)
     check = tmp_path / "results" / "d" / ".data" / "key.json"
 
-    def requests(nproc, **cluster):
-        config = {
-            "cluster": {"max_minutes": None, "max_mem_mb": None, **cluster},
-            "encode": {"nodes": 2, "jobs": 1},
-            "nproc_per_node": nproc,
-        }
+    def requests(nproc, limits=None):
+        config = {"encode": {"nodes": 2, "jobs": 1}, "nproc_per_node": nproc}
         plan = SimpleNamespace(
             config=config, cache=tmp_path, checks_before=lambda encoding: [check]
         )
@@ -254,7 +251,7 @@ def asking(tmp_path):
             role="corpus",
             encoder_recipe={"max_len": 10},
         )
-        return resources.Requests(plan), encoding
+        return resources.Requests(plan, limits or Limits()), encoding
 
     requests.check = check
     return requests
@@ -280,3 +277,39 @@ def test_gpus_without_a_process_do_nothing(asking, monkeypatch):
     minutes = two.encode_minutes(encoding, 1, 8, 1)
     assert minutes == two.encode_minutes(encoding, 1, 2, 1)
     assert minutes == pytest.approx(4 * every.encode_minutes(encoding, 1, 8, 1), abs=4)
+
+
+def test_requests_stay_within_the_limits(asking):
+    requests, encoding = asking(1, Limits(minutes=20, mem_mb=4000))
+    assert [requests.encode_minutes(encoding, 1, 0, attempt) for attempt in (1, 2)] == [20, 20]
+    assert [requests.encode_memory(encoding, attempt) for attempt in (1, 2)] == [2750, 4000]
+
+
+def test_the_stricter_limit_counts():
+    assert Limits(60, None).within(Limits(30, 8000)) == Limits(30, 8000)
+    assert Limits(None, 4000).within(Limits(30, 8000)) == Limits(30, 4000)
+    assert Limits().within(Limits()) == Limits()
+
+
+@pytest.mark.parametrize("minutes", [8, 30, 1440])
+def test_steps_of_one_job_stay_within_its_time_together(minutes):
+    of = {rule: Limits(minutes, 9).of_shared_job(rule).minutes for rule in resources.SHARES}
+    beside = max(of.pop("score"), of.pop("rescore"))
+    assert minutes * 3 / 4 < sum(of.values()) + beside <= minutes
+    assert Limits(None, 9).of_shared_job("search") == Limits(None, 9)
+    assert Limits(60, 9).of_shared_job("encode_corpus").minutes == 60
+
+
+def test_moving_vectors_takes_their_size(tmp_path, asking):
+    requests, corpus = asking(1)
+    corpus.step = "encode"
+    (tmp_path / "vectors.npy").write_bytes(b"x" * 5_000_000)
+    brought = SimpleNamespace(step="import", links=[tmp_path / "vectors.npy"], text_links=[])
+    base = resources.BASE_MB + resources.PROCESS_MB
+    assert requests.move_memory(brought, "", 1) == base + 5
+    # 100,000 documents with 1,024 float32 each
+    assert requests.move_memory(corpus, "a.safetensors", 1) == base + 410
+    assert requests.move_memory(corpus, "a.safetensors", 2) == 2 * (base + 410)
+    assert requests.move_memory(corpus, "a.npy", 1) == base
+    assert requests.move_minutes(corpus, 1) == LEAST_MINUTES
+    assert requests.least_memory(1) == base
