@@ -33,8 +33,12 @@ rule all:
 
 
 onstart:
-    show_hazards()
+    follow_jobs()
 
 
 onsuccess:
     show_summary()
+
+
+onerror:
+    show_unfinished()

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,10 @@ def lease_gpus(wanted: int, directory: Path | None = None) -> list[str]:
     than fit is snakemake's part. The system gives the GPUs back when this process ends, however it ends.
     """
     if directory is None:
-        directory = Path(tempfile.gettempdir()) / f"trove-steps-{os.getuid()}"
+        # Numbers of GPUs count those of an allocation, and nodes may share a folder for temporary files.
+        job = os.environ.get("SLURM_JOB_ID")
+        place = f"-{job}-{socket.gethostname()}" if job else ""
+        directory = Path(tempfile.gettempdir()) / f"trove-steps-{os.getuid()}{place}"
     directory.mkdir(mode=0o700, exist_ok=True)
     devices = visible_gpus()
     taken: list[str] = []

@@ -8,7 +8,6 @@ a kill can lose. When all is done, rank 0 writes the rows table and the manifest
 
 import json
 import math
-import os
 import resource
 import sys
 import time
@@ -33,6 +32,7 @@ from trove_steps.keys import TEXT_KEY_BYTES, encoder_recipe, recipe_key, texts_r
 from trove_steps.lengths import Cut, measure_cut, write_cut, write_lengths
 from trove_steps.model_settings import ModelSettings, model_files
 from trove_steps.progress import SharedBar, report
+from trove_steps.resources import text_bytes
 from trove_steps.store import Places, Store, manifest_path, write_collection
 from trove_steps.versions import versions
 from trove_steps.work import Portion, Work, remove_leftovers, write_work
@@ -102,7 +102,7 @@ class Record:
     cut: what max_len cut off in the whole collection, not only in what was encoded.
     seconds: read (the files), look_up, load (the model), encode (from the first rank's start to the last
     one's end), tokenize, forward, write, total; what ranks spend side by side is of the slowest one.
-    input_bytes: of the files; peak_memory_mb: of rank 0; versions: of the packages.
+    input_bytes: of the files, about, unpacked; peak_memory_mb: of rank 0; versions: of the packages.
     Several jobs on one corpus leave a line each, with `round` in common; what a job neither reused nor
     encoded the others did. What is known only when something was encoded is None or 0 otherwise.
     """
@@ -512,7 +512,7 @@ def _report(job: Job, record: Record, manifest: Path) -> None:
 
 def _keep(job: Job, record: Record, manifest: Path) -> None:
     """Add the record to those that lie beside the vectors."""
-    record.input_bytes = sum(os.path.getsize(path) for path in job.paths)
+    record.input_bytes = text_bytes(job.paths)
     record.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     written = {
         **asdict(record),

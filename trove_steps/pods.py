@@ -8,12 +8,17 @@ python -m trove_steps.pods cancel NAME…
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import uuid
 
 from trove_steps.errors import TroveStepsError
 
+# What asking again does not mend; a server that is away for a while is something else.
+LASTING = re.compile(
+    r"^kubectl (?:can't be run|\w+: error:)|\((?:Forbidden|Unauthorized|BadRequest|Invalid)\)"
+)
 ENVIRONMENT = ("PATH", "PYTHONPATH", "HF_HOME", "HF_HUB_CACHE", "HOME")
 
 
@@ -62,12 +67,17 @@ def submit(arguments: argparse.Namespace) -> None:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    """Print the state of a Job; one that is gone has failed."""
+    """Print the state of a Job; one that is gone has failed.
+
+    Raises TroveStepsError if kubectl can't tell and never will; a server that doesn't answer says nothing
+    about the job.
+    """
     try:
         described = json.loads(_kubectl(arguments, "get", "job", arguments.name, "-o", "json"))
     except TroveStepsError as error:
-        # A server that doesn't answer says nothing about the job.
-        print("failed" if "NotFound" in str(error) else "running")
+        if LASTING.search(str(error)):
+            raise
+        print("failed" if "(NotFound)" in str(error) else "running")
         return
     state = described.get("status", {})
     print("success" if state.get("succeeded") else "failed" if state.get("failed") else "running")

@@ -5,6 +5,7 @@ is tried again, up to the limits of the configuration's `cluster` section. On on
 takes no notice of them.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from trove_steps.errors import TroveStepsError
+from trove_steps.files import read_json
 from trove_steps.store import store_directory
 
 BASE_MB = 1500  # two snakemakes, a launcher, and a margin for what they share with nobody
@@ -21,17 +24,33 @@ LEAST_MINUTES = 30
 MARGIN = 3  # a job that is cut off costs more than one that asks for too much
 UNPACKED = {".gz": 4, ".zst": 4, ".bz2": 5, ".xz": 5, ".parquet": 3}
 BYTES_PER_TOKEN = 4
+LEAST_SECONDS = 60  # of encoding, below which an earlier job says little about speed and memory
+LEAST_SHARE = 1 / 20  # of the texts, likewise
+RECORDS = 5  # the latest earlier jobs count
 BYTES_PER_TEXT = 100  # of a short query; documents are longer, so this counts too many
+HELD_WHOLE = (".safetensors", ".faiss")  # files that are written from memory, others block by block
+MOVED_PER_SECOND = 20e6  # bytes of vectors that are read and written
 CHECKED_PER_SECOND = 10e6  # bytes of text that a check reads
 BYTES_PER_PAIR = 1000  # of a query and a document, as a cross-encoder reads them
 DIMENSIONS = 1024
-CPU_FLOPS = 10e9  # of one thread, in a forward pass
+CPU_FLOPS = 30e9  # of one thread, in a forward pass; docs/encoders.md has six times that
 GPU_FLOPS = 10e12  # of one device; a modern one does many times that
 SEARCH_MB = 1200  # one rank's blocks, candidates and results (docs/search.md), whatever it searches
 BYTES_PER_ROW = 12  # of an opened collection: where the vector of each text is
 BLOCKS = 3  # of documents that a search holds
 PAIRS_PER_SECOND = 20e6  # queries × documents that one thread scores, of DIMENSIONS
 AUTO_PROCESSES = 4  # assumed for nproc_per_node: auto on a node that can't be looked at
+
+
+# What a step may take of the time of a job that it shares with those before and after it; scoring runs
+# beside rescoring.
+SHARES = {
+    "encode_queries": 1 / 8,
+    "search": 3 / 8,
+    "rescore": 3 / 8,
+    "score": 3 / 8,
+    "mine_negatives": 1 / 8,
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,20 @@ class Limits:
     minutes: int | None = None
     mem_mb: int | None = None
 
+    def within(self, other: "Limits") -> "Limits":
+        """Return the stricter ones of both."""
+        return Limits(_least(self.minutes, other.minutes), _least(self.mem_mb, other.mem_mb))
+
+    def of_shared_job(self, rule: str) -> "Limits":
+        """Return the limits of a step in a job that it shares with others: their times are added up."""
+        if self.minutes is None:
+            return self
+        return Limits(max(1, math.floor(self.minutes * SHARES.get(rule, 1))), self.mem_mb)
+
+
+def _least(*amounts: int | None) -> int | None:
+    return min((amount for amount in amounts if amount is not None), default=None)
+
 
 @dataclass(frozen=True)
 class Workforce:
@@ -49,11 +82,15 @@ class Workforce:
     workers: int
     flops: float
 
+    @property
+    def on_cpu(self) -> bool:
+        return self.flops == CPU_FLOPS
 
-def workforce(threads: int, gpus: int, nodes: int = 1, jobs: int = 1) -> Workforce:
+
+def workforce(threads: int, gpus: int, nodes: int = 1) -> Workforce:
     """Return what encodes a corpus: all GPUs, or all CPU threads where there are none."""
     each = Workforce(gpus, GPU_FLOPS) if gpus else Workforce(threads, CPU_FLOPS)
-    return Workforce(max(1, each.workers * nodes * jobs), each.flops)
+    return Workforce(max(1, each.workers * nodes), each.flops)
 
 
 def asked_gpus(asked: dict) -> int:
@@ -82,31 +119,37 @@ def weight_bytes(folder: Path) -> int:
 
 def encode_memory(texts: int, weights: int, processes: int, records: list[dict]) -> int:
     """Return the MB that an encode job needs on a node; `texts` and `weights` are in bytes."""
+    base = PROCESS_MB + 2.5 * _mb(weights)
     # Rank 0 holds ids, keys and the texts that are to be encoded; all map the file of those.
-    estimate = BASE_MB + processes * (PROCESS_MB + 2.5 * _mb(weights)) + 6 * _mb(texts)
-    seen = [
-        record["peak_memory_mb"] * max(1.0, texts / max(1, record["input_bytes"]))
-        for record in records
-        if record.get("peak_memory_mb") and record.get("input_bytes")
-    ]
+    estimate = BASE_MB + processes * base + 6 * _mb(texts)
     # A text that is longer than any before needs more: an earlier figure can only raise the estimate.
-    return math.ceil(max([estimate, *(BASE_MB + 1.3 * processes * peak for peak in seen)]))
+    seen = [
+        BASE_MB + 1.3 * (processes * peak + max(0.0, peak - base) * (growth - 1))
+        for record in _comparable(records, texts)
+        for peak, growth in [
+            (record.get("peak_memory_mb", 0), max(1.0, texts / record["input_bytes"]))
+        ]
+    ]
+    return math.ceil(max([estimate, *seen]))
 
 
-def encode_minutes(texts: int, weights: int, force: Workforce, records: list[dict]) -> int:
-    """Return the minutes that an encode job may take, from earlier jobs of the same encoder if any."""
+def encode_minutes(
+    texts: int, weights: int, force: Workforce, records: list[dict], most_tokens: float = math.inf
+) -> int:
+    """Return the minutes that an encode job may take, from earlier jobs of the same encoder if any.
+
+    `texts` and `weights` are in bytes; `most_tokens` is what max_len leaves of the texts.
+    """
     rates = [
-        _encoded_bytes(record) / record["seconds"]["total"] / record.get("world_size", 1)
-        for record in records
-        if _encoded_bytes(record) > 0 and record.get("seconds", {}).get("total", 0) > 1
+        _encoded_bytes(record) / record["seconds"]["encode"] / _workers(record)
+        for record in _comparable(records, texts)
+        if _ran_on_cpu(record) == force.on_cpu
     ]
     if rates:
-        # Processes, not threads, are what the records count.
-        seconds = texts / min(rates)
-    else:
-        operations = 2 * (weights / 4) * (texts / BYTES_PER_TOKEN)
-        seconds = operations / (force.workers * force.flops)
-    return _minutes(seconds)
+        return _minutes(texts / (min(rates) * force.workers))
+    tokens = min(texts / BYTES_PER_TOKEN, most_tokens)
+    operations = 2 * (weights / 4) * tokens
+    return _minutes(operations / (force.workers * force.flops))
 
 
 def search_memory(texts: int, processes: int, block: int | None = None) -> int:
@@ -166,8 +209,28 @@ def read_records(directory: Path) -> list[dict]:
     return records
 
 
+def _comparable(records: list[dict], texts: int) -> list[dict]:
+    """Return the latest records of jobs that encoded enough to say something about `texts` bytes."""
+    return [
+        record
+        for record in records
+        if record.get("seconds", {}).get("encode", 0) >= LEAST_SECONDS
+        and _encoded_bytes(record) >= max(1, texts * LEAST_SHARE)
+    ][-RECORDS:]
+
+
 def _encoded_bytes(record: dict) -> float:
     return record.get("input_bytes", 0) * record.get("encoded", 0) / max(1, record.get("rows", 0))
+
+
+def _ran_on_cpu(record: dict) -> bool:
+    return record.get("device", "cpu") == "cpu"
+
+
+def _workers(record: dict) -> int:
+    """Return the GPUs or CPU threads that an earlier job computed with."""
+    threads = record.get("encoder", {}).get("threads") or 1
+    return record.get("world_size", 1) * threads
 
 
 def _minutes(seconds: float) -> int:
@@ -186,15 +249,15 @@ def _size(path: Path) -> int:
 
 
 class Requests:
-    """What the jobs of a plan ask for. `attempt` counts from 1."""
+    """What the jobs of a plan ask for, within limits. `attempt` counts from 1."""
 
-    def __init__(self, plan):
-        self.plan = plan
+    def __init__(self, plan, limits: Limits):
+        self.plan, self.limits = plan, limits
         config = plan.config
-        self.limits = Limits(config["cluster"]["max_minutes"], config["cluster"]["max_mem_mb"])
-        self.nodes, self.jobs = config["encode"]["nodes"], config["encode"]["jobs"]
+        self.nodes = config["encode"]["nodes"]
         nproc = config["nproc_per_node"]
         self.processes = AUTO_PROCESSES if nproc == "auto" else nproc
+        self.most_gpus = math.inf if nproc == "auto" else nproc
         self._records = cache(lambda encoder: read_records(store_directory(plan.cache, encoder)))
 
     def encode_memory(self, encoding, attempt: int) -> int:
@@ -216,8 +279,9 @@ class Requests:
             text_bytes(encoding.links),
             weight_bytes(encoding.model.folder),
             # Jobs that share a corpus may run one after the other: each may have to do all of it.
-            workforce(threads, gpus, self.nodes if shared else 1),
+            workforce(threads, min(gpus, self.most_gpus), self.nodes if shared else 1),
             self._records(encoding.encoder),
+            self._most_tokens(encoding),
         )
         return again(minutes, attempt, self.limits.minutes)
 
@@ -249,6 +313,24 @@ class Requests:
         size = sum(_all_texts(cell.data) for cell in self.plan.cells.values())
         return again(_minutes(size / CHECKED_PER_SECOND), attempt, self.limits.minutes)
 
+    def least_memory(self, attempt: int) -> int:
+        """Return the MB of a step that holds tables of metrics only."""
+        return self._memory(BASE_MB + PROCESS_MB, attempt)
+
+    def merge_memory(self, cells, attempt: int) -> int:
+        """Return the MB of merging what was mined from the rankings of one data set."""
+        depth = sum(self.plan.depths[cell.search] for cell in cells)
+        return self._memory(rank_memory(*_sizes(cells[0]), depth), attempt)
+
+    def move_memory(self, encoding, path: str, attempt: int) -> int:
+        """Return the MB of bringing vectors in, or of writing them to a file."""
+        held = _moved(encoding) if encoding.step == "import" or path.endswith(HELD_WHOLE) else 0
+        return self._memory(math.ceil(BASE_MB + PROCESS_MB + _mb(held)), attempt)
+
+    def move_minutes(self, encoding, attempt: int) -> int:
+        """Return the minutes in which vectors are brought in or written to a file."""
+        return again(_minutes(_moved(encoding) / MOVED_PER_SECOND), attempt, self.limits.minutes)
+
     def check_memory(self, data, attempt: int) -> int:
         """Return the MB of a check of a data set, which holds its ids."""
         return self._memory(math.ceil(BASE_MB + 2 * _mb(_all_texts(data))), attempt)
@@ -271,12 +353,30 @@ class Requests:
         minutes = encode_minutes(int(pairs * BYTES_PER_PAIR), weights, force, [])
         return again(minutes, attempt, self.limits.minutes)
 
+    def _most_tokens(self, encoding) -> float:
+        """Return how many tokens max_len leaves of the texts, once a check has counted these."""
+        for record in self.plan.checks_before(encoding):
+            with contextlib.suppress(TroveStepsError, OSError, KeyError, TypeError):
+                (table,) = read_json(record)["files"]
+                counted = read_json(record.parent.parent / table)[encoding.role]["records"]
+                return counted * encoding.encoder_recipe["max_len"]
+        return math.inf
+
     def _memory(self, amount: int, attempt: int) -> int:
         return again(amount, attempt, self.limits.mem_mb)
 
 
 def _all_texts(data) -> int:
     return text_bytes(data.corpus.links + data.queries.links + data.qrels.links)
+
+
+def _moved(encoding) -> float:
+    """Return about how many bytes the vectors of a collection have, with the ids and texts beside them."""
+    given = text_bytes(encoding.links)
+    if encoding.step == "import":
+        return given + text_bytes(encoding.text_links)
+    rows = given / BYTES_PER_TEXT / (4 if encoding.role == "corpus" else 1)
+    return rows * DIMENSIONS * 4
 
 
 def _sizes(cell) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from trove_steps.errors import TroveStepsError
 
 PORT = "TROVE_STEPS_RENDEZVOUS_PORT"
 PORTS = range(20000, 30000)  # below the ports that Linux gives to outgoing connections
-SCONTROL_SECONDS = 60
+ANSWER_SECONDS = 60
 # All that a step inside an allocation needs to know of its surroundings. Whatever else an outer step or
 # sbatch has set is a default for srun, and would shrink or multiply the step.
 KEPT = ("SLURM_CONF", "SLURM_CLUSTER_NAME", "SLURM_JOB_ID")
@@ -97,7 +97,7 @@ def meet(processes: int) -> list[str]:
 
 def host_names(node_list: str) -> list[str]:
     """Return the nodes of a SLURM list like node[1-2,7], in order."""
-    return _scontrol("show", "hostnames", node_list).split()
+    return ask("scontrol", "show", "hostnames", node_list).split()
 
 
 def interface_to(host: str) -> str | None:
@@ -121,76 +121,23 @@ def interface_to(host: str) -> str | None:
 
 
 def _allocated_nodes(job: str) -> int:
-    described = _scontrol("show", "job", job, "--oneliner")
+    described = ask("scontrol", "show", "job", job, "--oneliner")
     found = re.search(r"\bNumNodes=(\d+)", described)
     if not found:
         raise TroveStepsError(f"SLURM does not say how many nodes job {job} has: {described[:200]}")
     return int(found[1])
 
 
-def _scontrol(*arguments: str) -> str:
+def ask(*command: str) -> str:
+    """Return what one of SLURM's programs prints. Raises TroveStepsError if it fails."""
     try:
         ended = subprocess.run(
-            ["scontrol", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=SCONTROL_SECONDS,
-            check=False,
+            command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise TroveStepsError(
-            f"scontrol can't be run on {socket.gethostname()} ({error})"
+            f"{command[0]} can't be run on {socket.gethostname()} ({error})"
         ) from None
     if ended.returncode:
-        raise TroveStepsError(f"scontrol {' '.join(arguments)}: {ended.stderr.strip()}")
+        raise TroveStepsError(f"{' '.join(command)}: {ended.stderr.strip()}")
     return ended.stdout
-
-
-def hazards(settings, cores: int | None = None) -> list[str]:
-    """Say which settings of snakemake's SLURM plugin make it wait for ever or submit a job twice.
-
-    `settings` are those of any executor; only those of the SLURM plugin (2.x) are looked at. `cores`
-    are snakemake's.
-    """
-    if not hasattr(settings, "no_requeue") or not hasattr(settings, "status_command"):
-        return []
-    facts = _cluster_facts()
-    lines = []
-    if cores:
-        lines.append(
-            f"--cores caps the CPUs of every job at {cores}; start with --workflow-profile, not --profile, "
-            "so that profiles/default is left out"
-        )
-    if getattr(settings, "array_jobs", None):
-        lines.append("slurm-array-jobs: the states of an array's jobs are mixed up; leave it out")
-    if settings.status_command != "squeue":
-        lines.append(
-            "slurm-status-command is not squeue: a job that somebody cancels is waited for for ever"
-        )
-    wait = settings.init_seconds_before_status_checks or 40
-    if "MinJobAge" in facts and int(facts["MinJobAge"]) < 3 * wait:
-        lines.append(
-            f"the cluster forgets jobs after MinJobAge = {facts['MinJobAge']} s: set "
-            f"slurm-init-seconds-before-status-checks to {max(1, int(facts['MinJobAge']) // 3)} or less, "
-            "else snakemake asks sacct and waits for ever for a cancelled job"
-        )
-    if (settings.status_attempts or 0) < 10:
-        lines.append(
-            "slurm-status-attempts is small: if SLURM's controller is away for a moment, snakemake loses "
-            "sight of its jobs and waits for ever; set it to 30"
-        )
-    if not settings.no_requeue and facts.get("JobRequeue", "1") == "1":
-        lines.append(
-            "slurm-no-requeue is not set: after a node has failed, SLURM and snakemake both start its job "
-            "again"
-        )
-    return lines
-
-
-def _cluster_facts() -> dict[str, str]:
-    """Return MinJobAge (seconds) and JobRequeue of the cluster, as far as it tells them."""
-    try:
-        text = _scontrol("show", "config")
-    except TroveStepsError:
-        return {}
-    return dict(re.findall(r"^(MinJobAge|JobRequeue)\s*=\s*(\d+)", text, re.MULTILINE))

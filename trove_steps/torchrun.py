@@ -6,7 +6,7 @@ takes torchrun's arguments. Plain torchrun leaves its workers running when it, o
 it, is killed with SIGKILL; this one watches its parent, and every worker watches it. A step of one process
 is started without torchrun. Three options are its own:
 
-    --nproc-per-node auto   one process per GPU, or one where there is none
+    --nproc-per-node auto   one process per GPU, or one where there is none; 0 is the same
     --nodes N               run on N nodes of the SLURM allocation around this process
     --threads N             CPU threads of this step on a node, for all its processes together
 """
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import NoReturn
 
 from trove_steps import slurm
 from trove_steps.devices import VISIBLE, lease_gpus, processes
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             if spread:
                 command, environment = spread
                 command += [sys.executable, "-m", "trove_steps.torchrun", *given]
-                os.execvpe(command[0], command, environment)
+                _become(command, environment)
         processes_here = _assign_devices(options.nproc_per_node)
         flags = [f"--nproc-per-node={processes_here}"]
         if slurm.is_spread():
@@ -114,15 +115,24 @@ def _split(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, rest + arguments[program:]
 
 
+def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
+    """Go on as another program. Raises TroveStepsError if it can't be started."""
+    try:
+        os.execvpe(command[0], command, environment)
+    except OSError as error:
+        raise TroveStepsError(
+            f"{command[0]} can't be started on {socket.gethostname()} ({error.strerror}); --nodes needs it"
+        ) from None
+
+
 def _assign_devices(wanted: str) -> int | str:
-    """Return the number of processes; on a machine of our own, take their GPUs."""
+    """Return the number of processes; take their GPUs, of this machine or of the allocation around it."""
     if not (wanted == "auto" or wanted.isdigit()):
         return wanted  # torchrun knows more words
-    number = processes(wanted)
-    if "SLURM_JOB_ID" not in os.environ:  # there the allocation assigns them
-        devices = lease_gpus(number)
-        if devices:
-            os.environ[VISIBLE] = ",".join(devices)
+    number = processes("auto" if wanted == "0" else wanted)
+    devices = lease_gpus(number)
+    if devices:
+        os.environ[VISIBLE] = ",".join(devices)
     return number
 
 

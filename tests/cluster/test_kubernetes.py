@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import PROJECT, make_dataset
 from tests.integration.conftest import Workflow, make_config
+from tests.unit.test_cross_encoder import make_cross_encoder
 
 KUBECTL = """#!/usr/bin/env python3
 import json, os, subprocess, sys
@@ -57,8 +58,12 @@ def kubernetes(tmp_path, monkeypatch):
 
 
 def test_the_profile_runs_a_workflow(kubernetes, tmp_path, tiny_model):
+    """With a cross-encoder, so that all steps of a group run, and processes found out in the pods."""
     make_dataset(tmp_path / "data")
     workflow = Workflow(tmp_path, make_config(Path(tiny_model)))
+    judge = make_cross_encoder(tmp_path / "judge", tiny_model)
+    workflow.config["mining"]["cross_encoder"] = str(judge)
+    workflow.config["nproc_per_node"] = "auto"
     profile = [
         "--workflow-profile",
         str(PROJECT / "profiles" / "kubernetes"),
@@ -81,7 +86,7 @@ def test_the_profile_runs_a_workflow(kubernetes, tmp_path, tiny_model):
         job["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"]
         for job in jobs
     )
-    assert cpus == ["1", "4", "4"]
+    assert cpus == ["1", "4", "5"]  # rescoring and scoring side by side
     assert workflow.planned() == {}
 
 

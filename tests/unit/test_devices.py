@@ -11,7 +11,7 @@ from trove_steps.torchrun import _assign_devices
 
 HOLDER = (
     "import sys; from pathlib import Path; from trove_steps.devices import lease_gpus\n"
-    "print(','.join(lease_gpus(int(sys.argv[1]), Path(sys.argv[2]))), flush=True)\n"
+    "print(','.join(lease_gpus(int(sys.argv[1]), *map(Path, sys.argv[2:]))), flush=True)\n"
     "sys.stdin.read()\n"
 )
 
@@ -19,9 +19,9 @@ HOLDER = (
 class Step:
     """A process that holds GPUs until it is ended."""
 
-    def __init__(self, wanted, directory):
+    def __init__(self, wanted, *directory):
         self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(wanted), str(directory)],
+            [sys.executable, "-c", HOLDER, str(wanted), *map(str, directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -77,12 +77,32 @@ def test_the_launcher_assigns_them(monkeypatch, tmp_path):
     assert _assign_devices("gpu") == "gpu"
 
 
-def test_in_an_allocation_slurm_assigns_them(monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "1")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    assert _assign_devices("auto") == 3
-    assert _assign_devices("2") == 2
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2"
+def test_in_an_allocation_steps_share_the_gpus_of_that_one(start_in, monkeypatch):
+    """Side by side in one allocation, each has its own; another job's GPU 0 is another one."""
+    first, second, other = start_in("7"), start_in("7"), start_in("8")
+    assert [first.gpus, second.gpus, other.gpus] == ["0", "1", "0"]
+
+
+@pytest.fixture
+def start_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    steps = []
+
+    def start(job):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        steps.append(Step(1))
+        return steps[-1]
+
+    yield start
+    for step in steps:
+        step.kill()
+
+
+def test_zero_processes_are_one_for_each_gpu(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    assert _assign_devices("0") == 2
 
 
 def test_no_gpu_no_assignment(monkeypatch, tmp_path):

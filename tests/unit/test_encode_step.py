@@ -1,5 +1,6 @@
 """The encode step as a command: its record, what it says of cut texts, and what it leaves unloaded."""
 
+import gzip
 import heapq
 import json
 import os
@@ -56,6 +57,16 @@ def run(command, folder) -> str:
 def record_of(folder, last: int = -1) -> dict:
     (path,) = folder.glob("cache/embeddings/*/records.jsonl")
     return json.loads(path.read_text().splitlines()[last])
+
+
+def test_record_counts_the_bytes_of_unpacked_files(tiny_model, tmp_path):
+    """So that its speed is comparable with that of a job on plain files."""
+    make_dataset(tmp_path / "data", documents=20)
+    packed = tmp_path / "data" / "corpus.jsonl.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "data" / "corpus.jsonl").read_bytes()))
+    options = ["--corpus-path", str(packed), "--model-name-or-path", str(tiny_model)]
+    run([sys.executable, "-m", "trove_steps.encode_corpus", *options, "--pooling=mean"], tmp_path)
+    assert record_of(tmp_path)["input_bytes"] == 4 * packed.stat().st_size
 
 
 def test_record_says_how_and_what(encoded):

@@ -2,12 +2,15 @@
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from trove_steps import resources
+from trove_steps.files import write_json
 from trove_steps.resources import (
     LEAST_MINUTES,
+    Limits,
     again,
     cpu_threads,
     encode_memory,
@@ -24,9 +27,21 @@ from trove_steps.resources import (
 GB = 10**9
 
 
-def record(**changes) -> dict:
+def record(threads: int | None = 4, **changes) -> dict:
+    """What a job did that encoded a gigabyte in an hour, with one process of four CPU threads."""
     base = {"rows": 100, "encoded": 100, "input_bytes": GB, "world_size": 1, "peak_memory_mb": 9000}
-    return {**base, "seconds": {"total": 3600.0}, **changes}
+    device = {"device": "cpu" if threads else "cuda", "encoder": {"threads": threads}}
+    return {**base, **device, "seconds": {"encode": 3600.0, "total": 3700.0}, **changes}
+
+
+# A few queries: what a process needs at least, and the seconds that it takes to load a model.
+TINY = record(
+    rows=300,
+    encoded=300,
+    input_bytes=20_000,
+    peak_memory_mb=900,
+    seconds={"encode": 5.0, "total": 6.0},
+)
 
 
 def test_each_attempt_gets_twice_as_much_up_to_the_limit():
@@ -50,7 +65,34 @@ def test_an_earlier_peak_raises_the_estimate_and_never_lowers_it():
     high = encode_memory(GB, GB, 1, [record(peak_memory_mb=50_000)])
     assert high > 50_000
     assert encode_memory(3 * GB, GB, 1, [record(peak_memory_mb=50_000)]) > 2 * high
-    assert encode_memory(GB, GB, 1, [{}, {"peak_memory_mb": 9, "input_bytes": 0}]) == plain
+    assert encode_memory(GB, GB, 1, [{}, record(peak_memory_mb=9, input_bytes=0)]) == plain
+
+
+def test_what_a_process_needs_anyhow_does_not_grow_with_the_texts():
+    base = resources.PROCESS_MB + 2500
+    assert encode_memory(9 * GB, GB, 1, [record(peak_memory_mb=base)]) == encode_memory(
+        9 * GB, GB, 1, []
+    )
+    one = encode_memory(9 * GB, GB, 1, [record(peak_memory_mb=30_000)])
+    assert (
+        encode_memory(9 * GB, GB, 4, [record(peak_memory_mb=30_000)]) < one + 3 * 1.3 * 30_000 + 9
+    )
+
+
+@pytest.mark.parametrize("size", [10**6, 10**8, 10**9, 10**11])
+def test_a_few_queries_say_nothing_about_a_corpus(size):
+    force, weights = workforce(4, 0), 90 * 10**6
+    assert encode_memory(size, weights, 4, [TINY]) == encode_memory(size, weights, 4, [])
+    assert encode_minutes(size, weights, force, [TINY]) == encode_minutes(size, weights, force, [])
+    short = record(seconds={"encode": 59.0})
+    assert encode_minutes(size, weights, force, [short]) == encode_minutes(size, weights, force, [])
+
+
+def test_a_usual_corpus_asks_for_what_a_usual_node_has():
+    """300,000 documents and a small model on four threads: a day at most, and 10 GB."""
+    size, weights = 500 * 10**6, 90 * 10**6
+    assert encode_minutes(size, weights, workforce(4, 0), [], 300_000 * 256) <= 24 * 60
+    assert encode_memory(size, weights, 4, [TINY]) < 10_000
 
 
 def test_minutes_follow_earlier_jobs():
@@ -58,21 +100,50 @@ def test_minutes_follow_earlier_jobs():
     # An hour for a gigabyte: three times that for safety.
     assert encode_minutes(GB, GB, force, [record()]) == 180
     assert encode_minutes(2 * GB, GB, force, [record()]) == 360
-    assert encode_minutes(GB, GB, force, [record(world_size=4)]) == 720
     # Half of the texts were in the store already.
     assert encode_minutes(GB, GB, force, [record(encoded=50)]) == 360
     # The slowest of them counts, and what says nothing doesn't.
-    slow = record(seconds={"total": 7200.0})
-    nothing = [record(encoded=0), {}, record(seconds={})]
+    slow = record(seconds={"encode": 7200.0})
+    nothing = [record(encoded=0), {}, record(seconds={}), record(seconds={"total": 9999.0})]
     assert encode_minutes(GB, GB, force, [record(), slow, *nothing]) == 360
+    # Long ago it was slow.
+    assert encode_minutes(GB, GB, force, [slow, *5 * [record()]]) == 180
+
+
+@pytest.mark.parametrize(
+    ("earlier", "threads", "gpus", "minutes"),
+    [
+        (record(), 8, 0, 90),
+        (record(), 1, 0, 720),
+        (record(world_size=4), 4, 0, 720),
+        (record(threads=1, world_size=4), 8, 0, 90),
+        (record(threads=None), 8, 1, 180),
+        (record(threads=None), 8, 4, 45),
+        (record(threads=None, world_size=4), 8, 2, 360),
+    ],
+)
+def test_minutes_follow_what_computes(earlier, threads, gpus, minutes):
+    """Twice as many threads or GPUs as an earlier job had take half of the time."""
+    assert encode_minutes(GB, GB, workforce(threads, gpus), [earlier]) == minutes
+
+
+def test_a_gpu_says_nothing_about_a_cpu():
+    cpu, gpu = workforce(4, 0), workforce(4, 1)
+    assert encode_minutes(GB, GB, cpu, [record(threads=None)]) == encode_minutes(GB, GB, cpu, [])
+    assert encode_minutes(100 * GB, GB, gpu, [record()]) == encode_minutes(100 * GB, GB, gpu, [])
 
 
 def test_minutes_without_a_record_follow_the_model_and_what_computes():
     cpu, gpu = workforce(8, 0), workforce(8, 2)
-    assert encode_minutes(GB, 4 * GB, cpu, []) > 100 * encode_minutes(GB, 4 * GB, gpu, [])
+    assert encode_minutes(GB, 4 * GB, cpu, []) > 50 * encode_minutes(GB, 4 * GB, gpu, [])
     assert encode_minutes(100 * GB, GB, gpu, []) > encode_minutes(100 * GB, GB, workforce(8, 4), [])
     assert encode_minutes(10, 10, cpu, []) == LEAST_MINUTES
-    assert workforce(1, 0, nodes=2, jobs=3).workers == 6
+    assert workforce(1, 0, nodes=2).workers == 2
+    # max_len leaves a tenth of the tokens.
+    tokens = 10 * GB / resources.BYTES_PER_TOKEN
+    whole = encode_minutes(10 * GB, GB, cpu, [])
+    assert encode_minutes(10 * GB, GB, cpu, [], tokens / 10) == pytest.approx(whole / 10, abs=1)
+    assert encode_minutes(10 * GB, GB, cpu, [], tokens * 10) == whole
 
 
 def test_searching_and_ranking_grow_with_the_data():
@@ -160,3 +231,90 @@ def test_every_figure_is_a_whole_number():
     ]
     assert all(isinstance(figure, int) and figure > 0 for figure in figures)
     assert resources.again(figures[0], 2, None) == 2 * figures[0]
+
+
+# --- of a plan -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asking(tmp_path):
+    """A plan of one corpus of 40 MB, with a model of 4 MB that reads 10 tokens of each text."""
+    (tmp_path / "corpus.jsonl").write_bytes(b"x" * 40_000_000)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"x" * 4_000_000)
+    check = tmp_path / "results" / "d" / ".data" / "key.json"
+
+    def requests(nproc, limits=None):
+        config = {"encode": {"nodes": 2, "jobs": 1}, "nproc_per_node": nproc}
+        plan = SimpleNamespace(
+            config=config, cache=tmp_path, checks_before=lambda encoding: [check]
+        )
+        encoding = SimpleNamespace(
+            links=(tmp_path / "corpus.jsonl",),
+            model=SimpleNamespace(folder=tmp_path / "model"),
+            encoder="e",
+            role="corpus",
+            encoder_recipe={"max_len": 10},
+        )
+        return resources.Requests(plan, limits or Limits()), encoding
+
+    requests.check = check
+    return requests
+
+
+def test_time_of_a_checked_corpus_follows_max_len(asking, monkeypatch):
+    monkeypatch.setattr(resources, "LEAST_MINUTES", 0)
+    monkeypatch.setattr(resources, "CPU_FLOPS", 1e6)
+    requests, encoding = asking(1)
+    before = requests.encode_minutes(encoding, 1, 0, 1)
+    asking.check.parent.mkdir(parents=True)
+    write_json(asking.check.parent.parent / "data.json", {"corpus": {"records": 100_000}})
+    write_json(asking.check, {"files": {"data.json": {}}})
+    after = requests.encode_minutes(encoding, 1, 0, 1)
+    assert before == pytest.approx(10 * after, rel=0.01)  # 10 million tokens, of which 1 is read
+
+
+def test_gpus_without_a_process_do_nothing(asking, monkeypatch):
+    monkeypatch.setattr(resources, "LEAST_MINUTES", 0)
+    monkeypatch.setattr(resources, "GPU_FLOPS", 1e6)
+    two, encoding = asking(2)
+    every, _ = asking("auto")
+    minutes = two.encode_minutes(encoding, 1, 8, 1)
+    assert minutes == two.encode_minutes(encoding, 1, 2, 1)
+    assert minutes == pytest.approx(4 * every.encode_minutes(encoding, 1, 8, 1), abs=4)
+
+
+def test_requests_stay_within_the_limits(asking):
+    requests, encoding = asking(1, Limits(minutes=20, mem_mb=4000))
+    assert [requests.encode_minutes(encoding, 1, 0, attempt) for attempt in (1, 2)] == [20, 20]
+    assert [requests.encode_memory(encoding, attempt) for attempt in (1, 2)] == [2750, 4000]
+
+
+def test_the_stricter_limit_counts():
+    assert Limits(60, None).within(Limits(30, 8000)) == Limits(30, 8000)
+    assert Limits(None, 4000).within(Limits(30, 8000)) == Limits(30, 4000)
+    assert Limits().within(Limits()) == Limits()
+
+
+@pytest.mark.parametrize("minutes", [8, 30, 1440])
+def test_steps_of_one_job_stay_within_its_time_together(minutes):
+    of = {rule: Limits(minutes, 9).of_shared_job(rule).minutes for rule in resources.SHARES}
+    beside = max(of.pop("score"), of.pop("rescore"))
+    assert minutes * 3 / 4 < sum(of.values()) + beside <= minutes
+    assert Limits(None, 9).of_shared_job("search") == Limits(None, 9)
+    assert Limits(60, 9).of_shared_job("encode_corpus").minutes == 60
+
+
+def test_moving_vectors_takes_their_size(tmp_path, asking):
+    requests, corpus = asking(1)
+    corpus.step = "encode"
+    (tmp_path / "vectors.npy").write_bytes(b"x" * 5_000_000)
+    brought = SimpleNamespace(step="import", links=[tmp_path / "vectors.npy"], text_links=[])
+    base = resources.BASE_MB + resources.PROCESS_MB
+    assert requests.move_memory(brought, "", 1) == base + 5
+    # 100,000 documents with 1,024 float32 each
+    assert requests.move_memory(corpus, "a.safetensors", 1) == base + 410
+    assert requests.move_memory(corpus, "a.safetensors", 2) == 2 * (base + 410)
+    assert requests.move_memory(corpus, "a.npy", 1) == base
+    assert requests.move_minutes(corpus, 1) == LEAST_MINUTES
+    assert requests.least_memory(1) == base

@@ -4,27 +4,17 @@ import os
 import socket
 import subprocess
 import sys
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 
-from trove_steps import slurm
+from trove_steps import slurm, torchrun
 from trove_steps.errors import TroveStepsError
 
 
 @pytest.fixture
-def scontrol(tmp_path, monkeypatch):
-    """Put a scontrol on the PATH that answers as told."""
-
-    def answers(script: str) -> None:
-        program = tmp_path / "scontrol"
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-
-    for name in [name for name in os.environ if name.startswith("SLURM_")]:
-        monkeypatch.delenv(name)
-    return answers
+def scontrol(program):
+    return partial(program, "scontrol")
 
 
 TWO = "echo 'JobId=77 JobName=x NumNodes=2 NumCPUs=8'"
@@ -107,61 +97,12 @@ def test_the_interface_is_that_of_the_route():
     assert slurm.interface_to("no-such-host.invalid") is None
 
 
-def good(**changes) -> SimpleNamespace:
-    settings = {
-        "array_jobs": None,
-        "status_command": "squeue",
-        "status_attempts": 30,
-        "init_seconds_before_status_checks": 20,
-        "no_requeue": True,
-        "requeue": False,
-    }
-    return SimpleNamespace(**{**settings, **changes})
-
-
-CONFIG = "printf 'MinJobAge               = 300 sec\\nJobRequeue              = 1\\n'"
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"status_command": "sacct"}, "slurm-status-command"),
-        ({"status_command": None}, "slurm-status-command"),
-        ({"status_attempts": 5}, "slurm-status-attempts"),
-        ({"no_requeue": False}, "slurm-no-requeue"),
-        ({"no_requeue": False, "requeue": True}, "slurm-no-requeue"),
-        ({"array_jobs": "all"}, "slurm-array-jobs"),
-        ({"init_seconds_before_status_checks": 120}, "MinJobAge"),
-    ],
-)
-def test_settings_that_make_snakemake_wait_for_ever_are_named(scontrol, changes, named):
-    scontrol(CONFIG)
-    assert slurm.hazards(good()) == []
-    (line,) = slurm.hazards(good(**changes))
-    assert named in line
-
-
-def test_cores_of_the_login_node_are_no_limit_of_jobs(scontrol):
-    scontrol(CONFIG)
-    (line,) = slurm.hazards(good(), 2)
-    assert "--workflow-profile" in line
-
-
-def test_other_executors_are_not_looked_at(scontrol):
-    scontrol("exit 1")
-    assert slurm.hazards(None) == []
-    assert slurm.hazards(SimpleNamespace(namespace="default")) == []
-    assert slurm.hazards(good()) == []
-
-
 # --- the launcher ----------------------------------------------------------------------------------
 
 
-def test_the_launcher_starts_itself_on_every_node(scontrol, tmp_path):
+def test_the_launcher_starts_itself_on_every_node(scontrol, program):
     scontrol(TWO)
-    srun = tmp_path / "srun"
-    srun.write_text('#!/bin/sh\necho "$@"\nenv | grep -E "SLURM|RENDEZVOUS"\n')
-    srun.chmod(0o755)
+    program("srun", 'echo "$@"\nenv | grep -E "SLURM|RENDEZVOUS"')
     given = [
         "--nproc-per-node",
         "2",
@@ -185,6 +126,14 @@ def test_the_launcher_starts_itself_on_every_node(scontrol, tmp_path):
     assert command.endswith("-m trove_steps.torchrun " + " ".join(given))
     assert "--cpus-per-task=3" in command
     assert not any(line.startswith("SLURM_NNODES") for line in environment)
+
+
+def test_a_node_without_srun_is_told(scontrol, program, monkeypatch, capsys):
+    scontrol(TWO)
+    monkeypatch.setenv("PATH", os.environ["PATH"].split(":")[0])
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    assert torchrun.main(["--nodes", "2", "-m", "step"]) == 1
+    assert "error: srun can't be started" in capsys.readouterr().err
 
 
 def test_the_steps_own_options_are_left_to_it():

@@ -1,6 +1,9 @@
 # What the rules share. The plan (which artefacts, under which names) is made by trove_steps.plan.
 
+import os
 import sys
+import time
+from functools import cache
 
 from snakemake.exceptions import WorkflowError
 
@@ -10,9 +13,11 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.files import repairing
 from trove_steps.live import close_views
 from trove_steps.plan import Plan
-from trove_steps.resources import Requests, asked_gpus, cpu_threads
-from trove_steps.slurm import hazards
+from trove_steps.resources import Limits, Requests, asked_gpus, cpu_threads
+from trove_steps.slurm_cluster import hazards, on_slurm, partition_limits
+from trove_steps.slurm_watch import watch
 from trove_steps.summarise import closing_words
+from trove_steps.unfinished import unfinished
 
 DEMO_FILES = {
     f"demo/{name}" for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv", "model")
@@ -25,9 +30,11 @@ try:
 except TroveStepsError as error:
     raise WorkflowError(f"{error}")
 
+if workflow.remote_exec:  # here, on a node, all has been fetched that a job needs
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+BEGAN = time.time()
 CACHE, RESULTS = PLAN.cache, PLAN.results
 NODES = PLAN.config["encode"]["nodes"]
-REQUESTS = Requests(PLAN)
 
 
 wildcard_constraints:
@@ -292,9 +299,14 @@ def get_report_inputs(wildcards):
 
 
 def get_processes(wildcards):
-    """Return the number of processes; on a cluster's node, "auto" is found out there."""
+    """Return the number of processes; on a cluster's node, auto is found out there, and 0 here.
+
+    A word would not do: all steps of a group must have the same, also those without processes.
+    """
     wanted = PLAN.config["nproc_per_node"]
-    return processes(wanted) if workflow.local_exec else wanted
+    if workflow.local_exec:
+        return processes(wanted)
+    return 0 if wanted == "auto" else wanted
 
 
 def get_slots():
@@ -322,71 +334,119 @@ def get_threads(wildcards):
     )
 
 
-def get_asked_gpus(rule):
-    """Return the GPUs on a node that a cluster's profile asks for a rule."""
-    asked = workflow.resource_settings.overwrite_resources.get(rule, {})
+def get_asked(rule):
+    """Return what a cluster's profile asks for a rule, as it is written there."""
+    settings = workflow.resource_settings
     # Newer releases of Snakemake 9 have objects here, with what was written in `raw`.
-    return asked_gpus(
-        {name: getattr(asked[name], "raw", asked[name]) for name in asked}
-    )
+    asked = {
+        **(settings.default_resources or {}),
+        **settings.overwrite_resources.get(rule, {}),
+    }
+    return {name: getattr(value, "raw", value) for name, value in asked.items()}
+
+
+@cache
+def get_requests(rule):
+    """Return what computes the memory and time of a rule's jobs, within the limits of its place."""
+    cluster = PLAN.config["cluster"]
+    limits = Limits(cluster["max_minutes"], cluster["max_mem_mb"])
+    if on_slurm(workflow.executor_settings):
+        partition = str(get_asked(rule).get("slurm_partition", ""))
+        limits = limits.within(Limits(*partition_limits().get(partition, ())))
+    if rule in workflow.group_settings.overwrite_groups:
+        limits = limits.of_shared_job(rule)
+    return Requests(PLAN, limits)
 
 
 def get_encode_memory(role):
-    return lambda wildcards, attempt: REQUESTS.encode_memory(
+    step = f"encode_{role}"
+    return lambda wildcards, attempt: get_requests(step).encode_memory(
         get_encoding(role, wildcards), attempt
     )
 
 
 def get_encode_minutes(role):
-    return lambda wildcards, threads, attempt: REQUESTS.encode_minutes(
-        get_encoding(role, wildcards),
-        threads,
-        get_asked_gpus(f"encode_{role}"),
-        attempt,
+    step = f"encode_{role}"
+    return lambda wildcards, threads, attempt: get_requests(step).encode_minutes(
+        get_encoding(role, wildcards), threads, asked_gpus(get_asked(step)), attempt
     )
 
 
 def get_search_memory(wildcards, attempt):
     cell = PLAN.searches[wildcards.search]
-    return REQUESTS.search_memory(cell, attempt)
+    return get_requests("search").search_memory(cell, attempt)
 
 
 def get_search_minutes(wildcards, threads, attempt):
-    cell = PLAN.searches[wildcards.search]
-    return REQUESTS.search_minutes(cell, threads, get_asked_gpus("search"), attempt)
+    cell, gpus = PLAN.searches[wildcards.search], asked_gpus(get_asked("search"))
+    return get_requests("search").search_minutes(cell, threads, gpus, attempt)
 
 
-def get_rank_memory(wildcards, attempt):
-    return REQUESTS.rank_memory(get_cell(wildcards), attempt)
+def get_rank_memory(rule):
+    return lambda wildcards, attempt: get_requests(rule).rank_memory(
+        get_cell(wildcards), attempt
+    )
 
 
-def get_rank_minutes(wildcards, attempt):
-    return REQUESTS.rank_minutes(attempt)
+def get_rank_minutes(rule):
+    return lambda wildcards, attempt: get_requests(rule).rank_minutes(attempt)
+
+
+def get_least_memory(rule):
+    return lambda wildcards, attempt: get_requests(rule).least_memory(attempt)
+
+
+def get_merge_memory(wildcards, attempt):
+    cells = PLAN.merged_cells(wildcards.dataset)
+    return get_requests("merge_negatives").merge_memory(cells, attempt)
+
+
+def get_import_memory(wildcards, attempt):
+    imported = get_imported(wildcards)
+    return get_requests("import_embeddings").move_memory(imported, "", attempt)
+
+
+def get_import_minutes(wildcards, attempt):
+    imported = get_imported(wildcards)
+    return get_requests("import_embeddings").move_minutes(imported, attempt)
+
+
+def get_publish_memory(wildcards, attempt):
+    encoding, path = PLAN.publications[wildcards.key]
+    return get_requests("publish").move_memory(encoding, str(path), attempt)
+
+
+def get_publish_minutes(wildcards, attempt):
+    encoding, _ = PLAN.publications[wildcards.key]
+    return get_requests("publish").move_minutes(encoding, attempt)
 
 
 def get_report_memory(wildcards, attempt):
-    return REQUESTS.report_memory(attempt)
+    return get_requests("write_report").report_memory(attempt)
 
 
 def get_report_minutes(wildcards, attempt):
-    return REQUESTS.report_minutes(attempt)
+    return get_requests("write_report").report_minutes(attempt)
 
 
 def get_check_memory(wildcards, attempt):
-    return REQUESTS.check_memory(PLAN.datasets[wildcards.dataset], attempt)
+    data = PLAN.datasets[wildcards.dataset]
+    return get_requests("check_data").check_memory(data, attempt)
 
 
 def get_check_minutes(wildcards, attempt):
-    return REQUESTS.check_minutes(PLAN.datasets[wildcards.dataset], attempt)
+    data = PLAN.datasets[wildcards.dataset]
+    return get_requests("check_data").check_minutes(data, attempt)
 
 
 def get_rescore_memory(wildcards, attempt):
-    return REQUESTS.rescore_memory(PLAN.rescores[wildcards.key], attempt)
+    cell = PLAN.rescores[wildcards.key]
+    return get_requests("rescore").rescore_memory(cell, attempt)
 
 
 def get_rescore_minutes(wildcards, threads, attempt):
-    cell = PLAN.rescores[wildcards.key]
-    return REQUESTS.rescore_minutes(cell, threads, get_asked_gpus("rescore"), attempt)
+    cell, gpus = PLAN.rescores[wildcards.key], asked_gpus(get_asked("rescore"))
+    return get_requests("rescore").rescore_minutes(cell, threads, gpus, attempt)
 
 
 def get_span():
@@ -396,10 +456,26 @@ def get_span():
     )
 
 
-def show_hazards():
-    """Before jobs are submitted, say which settings would make snakemake wait for ever."""
-    for line in hazards(workflow.executor_settings, workflow.resource_settings.cores):
+def follow_jobs():
+    """Before jobs are submitted, say what could go wrong, and take over following them on SLURM."""
+    settings, cores = workflow.executor_settings, workflow.resource_settings.cores
+    lines = hazards(settings, cores)
+    executor = getattr(workflow.scheduler, "_executor", None)
+    if on_slurm(settings) and not watch(executor):
+        lines.append(
+            "this release of snakemake follows the jobs itself: it may wait for ever for one that is "
+            "preempted, or when SLURM does not answer for a while"
+        )
+    for line in lines:
         print(f"warning: {line}", file=sys.stderr)
+
+
+def show_unfinished():
+    """After an error on a cluster, name the steps that did not finish, and the ends of their logs."""
+    failed = getattr(workflow.scheduler, "failed", ())
+    told = "" if workflow.local_exec else unfinished(failed, BEGAN)
+    if told:
+        print(told, file=sys.stderr)
 
 
 def show_summary():

@@ -10,9 +10,11 @@ rule publish:
         record=RESULTS / ".published/{place}/{key}.json",
     log:
         "logs/publish/{place}-{key}.log",
-    localrule: True
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=get_publish_memory,
+        runtime=get_publish_minutes,
     params:
         path=get_published_path,
     shell:

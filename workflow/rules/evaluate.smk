@@ -17,8 +17,8 @@ rule score:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=get_rank_memory,
-        runtime=get_rank_minutes,
+        mem_mb=get_rank_memory("score"),
+        runtime=get_rank_minutes("score"),
     params:
         digests=get_qrel_digests,
         options=get_score_flags,
@@ -96,6 +96,9 @@ rule compare:
         "logs/compare/{key}.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=get_least_memory("compare"),
+        runtime=get_rank_minutes("compare"),
     params:
         settings=PLAN.comparison_settings,
     shell:

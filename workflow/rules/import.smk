@@ -12,6 +12,9 @@ rule import_embeddings:
         "logs/import_embeddings/{encoder}-{role}-{texts}.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=get_import_memory,
+        runtime=get_import_minutes,
     params:
         digests=get_import_digests("digests"),
         texts=get_import_digests("text_digests"),

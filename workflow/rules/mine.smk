@@ -19,8 +19,8 @@ rule mine_negatives:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=get_rank_memory,
-        runtime=get_rank_minutes,
+        mem_mb=get_rank_memory("mine_negatives"),
+        runtime=get_rank_minutes("mine_negatives"),
     params:
         files=get_file_flags,
         options=PLAN.mine_flags(),
@@ -85,6 +85,9 @@ rule merge_negatives:
         "logs/mine/{dataset}-{key}.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=get_merge_memory,
+        runtime=get_rank_minutes("merge_negatives"),
     params:
         files=get_merge_file_flags,
         options=PLAN.merge_flags(),

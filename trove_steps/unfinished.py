@@ -1,0 +1,34 @@
+"""Which step of a failed job is to blame, and what it said last.
+
+Snakemake reports an error of every step of a grouped job, also of those that were done or never began.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+LAST_LINES = 10
+
+
+def unfinished(jobs: Iterable, since: float) -> str:
+    """Return a text that names the steps of snakemake's jobs which began but did not finish, with the
+    ends of their logs; empty if there are none.
+
+    `since` is when the run began (seconds since the epoch): an older log is of another run.
+    """
+    return "\n".join(_described(name, log) for job in jobs for name, log in _begun(job, since))
+
+
+def _begun(job, since: float) -> Iterator[tuple[str, Path]]:
+    steps = job.jobs if job.is_group() else [job]
+    for step in sorted(steps, key=lambda step: step.rule.name):
+        if all(Path(output).exists() for output in step.output):
+            continue
+        for log in map(Path, step.log):
+            if log.exists() and log.stat().st_mtime >= since:
+                yield step.rule.name, log
+
+
+def _described(name: str, log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
+    ended = "".join(f"\n    {line}" for line in lines) or " nothing"
+    return f"{name} did not finish; the end of {log}:{ended}"
