@@ -31,7 +31,8 @@ VERSION = {
     "summary": 3,
     "report": 1,
     "track": 1,
-    "data": 1,
+    "filters": 2,
+    "data": 2,
 }
 
 

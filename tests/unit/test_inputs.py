@@ -1,9 +1,12 @@
 """From the options of a data set to files and keys, and from several collections to one set of judgments."""
 
+import glob
 import gzip
 import json
+import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,15 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import PROJECT, make_dataset, make_model, write_jsonl
+from tests.conftest import make_dataset, make_model, write_jsonl
 from trove_steps.config import load_config
-from trove_steps.data import read_records, reader_of
+from trove_steps.data import format_text, read_records, reader_of
 from trove_steps.data.checks import check_data
 from trove_steps.data.collections import Files, merge_collections
 from trove_steps.data.namespaces import Namespaces, named
+from trove_steps.data.remote import fetch_data, globbed
 from trove_steps.errors import TroveStepsError
+from trove_steps.files import write_json
 from trove_steps.fingerprint import Fingerprints
-from trove_steps.inputs import Inputs
+from trove_steps.inputs import Inputs, named_data
 from trove_steps.plan import Plan
 
 MODELS = {"m": {"model_name_or_path": "x"}}
@@ -33,9 +38,13 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def resolved(**options):
-    config = load_config({"datasets": {"d": options}, "models": MODELS})
-    return Inputs(Fingerprints(Path("cache"))).dataset("d", config["datasets"]["d"])
+def resolved(evaluated: bool = False, **options):
+    """Resolve a data set; what it takes from elsewhere is fetched first, as snakemake does."""
+    given = load_config({"datasets": {"d": options}, "models": MODELS})["datasets"]["d"]
+    for data in named_data("d", given):
+        if not data.is_here(Path("cache")):
+            write_json(Path("cache/fetched", f"{data.name}.json"), fetch_data(data, Path("cache")))
+    return Inputs(Fingerprints(Path("cache")), evaluated).dataset("d", given)
 
 
 def message_of(**options) -> str:
@@ -45,7 +54,7 @@ def message_of(**options) -> str:
 
 
 def checked(**options) -> dict:
-    return check_data(resolved(**options).description, Path("cache/in"))
+    return check_data(resolved(**options).checked, Path("cache/in"))
 
 
 PLAIN = {"corpus_path": "data/corpus.jsonl", "query_path": "data/queries.jsonl"}
@@ -211,17 +220,108 @@ def test_files_on_the_hub_by_address(hub):
     message = message_of(**{**PLAIN, "corpus_path": "hf://datasets/org/tiny/gone.jsonl"})
     assert "datasets.d.corpus_path: no file 'gone.jsonl' in the data set org/tiny" in message
     message = message_of(**{**PLAIN, "corpus_path": "hf://datasets/org/other/a.jsonl"})
-    assert "'org/other' (revision main) is no file here, is not in the Hub's cache" in message
+    assert "'org/other' (revision main) is no file here and is not in the Hub's cache" in message
     assert "no address of the form" in message_of(**{**PLAIN, "corpus_path": "hf://models/x"})
+
+
+def test_what_was_fetched_stays_what_it_is(hub, monkeypatch):
+    """A branch that moves changes nothing until the record is deleted."""
+    options = {**PLAIN, "corpus_path": "hf://datasets/org/tiny/corpus/*.parquet"}
+    before = resolved(**options)
+    commit = "f" * 40
+    shutil.copytree(hub, hub.parent / commit)
+    (hub.parent / commit / "corpus/corpus-00001-of-00002.parquet").write_bytes(b"PAR1 other")
+    (hub.parents[1] / "refs/main").write_text(commit)
+    assert resolved(**options).description == before.description
+    assert before.provenance["corpus"][0]["origin"] == {
+        "hub": "org/tiny", "revision": "main", "commit": COMMIT
+    }  # fmt: skip
+    (record,) = Path("cache/fetched").glob("@org-tiny-corpus-*.json")
+    record.unlink()
+    assert resolved(**options).provenance["corpus"][0]["origin"]["commit"] == commit
+
+
+def test_planning_fetches_nothing(hub):
+    given = load_config(
+        {"datasets": {"d": {**PLAIN, "corpus_path": "org/tiny:corpus"}}, "models": MODELS}
+    )
+    inputs = Inputs(Fingerprints(Path("cache")))
+    with pytest.raises(
+        TroveStepsError, match=r"^datasets.d.corpus_path: 'org/tiny:corpus' is no file here"
+    ):
+        inputs.dataset("d", given["datasets"]["d"])
+
+
+def test_a_collection_that_is_here_in_part_is_an_error(hub):
+    options = {**PLAIN, "corpus_path": "hf://datasets/org/tiny/corpus/*.parquet"}
+    part = hub / "corpus/corpus-00001-of-00002.parquet"
+    content = part.read_bytes()
+    part.unlink()
+    message = message_of(**options)
+    assert (
+        "corpus_path: the Hub's cache holds 1 of the 2 parts corpus/corpus-*-of-00002.parquet"
+        in message
+    )
+    part.symlink_to("../../../blobs/gone")
+    assert "is missing or leads nowhere: delete" in message_of(**options)
+    part.unlink()
+    part.write_bytes(content)
+    resolved(**options)
+    part.unlink()  # gone since: fetched again, or said to be missing, but never left out
+    assert "holds 1 of the 2 parts" in message_of(**options)
+
+
+@pytest.mark.parametrize(
+    "revision", ["refs/convert/parquet", "~parquet", "refs%2Fconvert%2Fparquet"]
+)
+def test_revisions_of_the_hubs_own(hub, revision):
+    (hub.parents[1] / "refs/refs/convert").mkdir(parents=True)
+    (hub.parents[1] / "refs/refs/convert/parquet").write_text(COMMIT)
+    found = resolved(
+        **{**PLAIN, "query_path": f"hf://datasets/org/tiny@{revision}/queries/q.parquet"}
+    )
+    assert found.queries.paths == (str(hub / "queries/q.parquet"),)
+    assert found.provenance["queries"][0]["origin"]["revision"] == "refs/convert/parquet"
+
+
+NAMES = [
+    "a.jsonl",
+    "b.jsonl",
+    ".hidden.jsonl",
+    "x/a.jsonl",
+    "x/y/a.jsonl",
+    "x/y/b.tsv",
+    "x/.z/a.jsonl",
+]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["a.jsonl", "*.jsonl", "**/*.jsonl", "x/*", "x/**", "**", "*/a.jsonl", "x/**/a.jsonl", "**/y/*",
+     "[ab].jsonl", "[!a].jsonl", "?.jsonl", ".*", "x/.z/*", "gone", "**/**/a.jsonl"],
+)  # fmt: skip
+def test_patterns_of_names_on_the_hub_match_as_those_of_files(folder, pattern):
+    for name in NAMES:
+        Path("tree", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("tree", name).touch()
+    found = glob.glob(pattern, root_dir="tree", recursive=True)
+    assert globbed(NAMES, pattern) == sorted({f for f in found if Path("tree", f).is_file()})
 
 
 def test_a_data_set_on_the_hub_by_name(hub, monkeypatch):
     found = resolved(corpus_path="org/tiny:corpus", query_path="org/tiny:queries:queries")
     ids = [i for path in found.corpus.paths for batch in read_records(path) for i in batch.ids]
     assert ids == ["d0", "d1"]
-    monkeypatch.setattr(subprocess, "run", None)  # remembered: nothing is started again
+    monkeypatch.delattr("datasets.load_dataset")  # what was made is not made again
     again = resolved(corpus_path="org/tiny:corpus", query_path="org/tiny:queries:queries")
     assert again.description == found.description
+
+
+def test_a_name_without_an_organisation_has_a_configuration(hub):
+    (hub.parents[1]).rename(hub.parents[2] / "datasets--tiny")
+    found = resolved(corpus_path="tiny:corpus", query_path="tiny:queries:queries")
+    assert len(found.corpus.paths) == 1
+    assert "does not exist" in message_of(**{**PLAIN, "corpus_path": "tiny"})
 
 
 @pytest.mark.parametrize(
@@ -248,6 +348,7 @@ Page.default_text = lambda self: self.body
 Query = namedtuple("Query", "query_id text")
 Qrel = namedtuple("Qrel", "query_id doc_id relevance iteration")
 class Dataset:
+    has_docs = has_queries = has_qrels = lambda self: True
     def docs_iter(self): return iter([Doc("d1", "", "wing"), Doc("d2", "T", "flow"), Page("d3", "u", "heat")])
     def queries_iter(self): return iter([Query("q1", "lift")])
     def has_qrels(self): return True
@@ -259,11 +360,12 @@ def load(name):
 
 def test_a_data_set_of_ir_datasets(folder, monkeypatch):
     """Against a stand-in with the package's interface; the real one fetches its data."""
-    Path("stub").mkdir()
-    Path("stub/ir_datasets.py").write_text(STUB)
-    monkeypatch.setenv("PYTHONPATH", f"{folder / 'stub'}:{PROJECT}")
+    stub = types.ModuleType("ir_datasets")
+    exec(STUB, vars(stub))
+    monkeypatch.setitem(sys.modules, "ir_datasets", stub)
     found = checked(ir_datasets="toy/test")
     assert (found["corpus"]["records"], found["qrels"]["judgments"]) == (3, 1)
+    assert found["qrels"]["files"][0]["origin"] == {"ir_datasets": "toy/test"}
     (corpus,) = resolved(ir_datasets="toy/test").corpus.paths
     (batch,) = read_records(corpus)
     assert batch.texts == ["wing", "flow", "heat"]
@@ -273,8 +375,47 @@ def test_a_data_set_of_ir_datasets(folder, monkeypatch):
     assert message_of(ir_datasets="toy/gone") == (
         "datasets.d.ir_datasets: ir_datasets knows no data set 'toy/gone'"
     )
-    Path("stub/ir_datasets.py").write_text("raise ImportError")
+    monkeypatch.setitem(sys.modules, "ir_datasets", None)
     assert "pip install ir_datasets" in message_of(ir_datasets="toy/other")
+
+
+def test_the_package_ir_datasets(folder):
+    """A document's default text, which has the title in it, gets no title besides."""
+    package = pytest.importorskip("ir_datasets")
+    from ir_datasets.datasets.base import Dataset
+    from ir_datasets.datasets.beir import BeirTitleDoc
+    from ir_datasets.datasets.nfcorpus import NfCorpusDoc
+    from ir_datasets.formats import BaseDocs, BaseQrels, BaseQueries, GenericQuery, TrecQrel
+
+    documents = [NfCorpusDoc("d1", "u", "Flow", "heat"), BeirTitleDoc("d2", "lift", "Wing")]
+
+    class Docs(BaseDocs):
+        def docs_iter(self):
+            return iter(documents)
+
+        def docs_cls(self):
+            return BeirTitleDoc
+
+    class Queries(BaseQueries):
+        def queries_iter(self):
+            return iter([GenericQuery("q1", "drag")])
+
+    class Qrels(BaseQrels):
+        def qrels_iter(self):
+            return iter([TrecQrel("q1", "d2", 2, "0")])
+
+    if "trove-steps-test" not in list(package.registry):
+        package.registry.register("trove-steps-test", Dataset(Docs(), Queries(), Qrels()))
+    found = resolved(ir_datasets="trove-steps-test")
+    (batch,) = read_records(found.corpus.paths[0])
+    texts = [
+        format_text("{title} {text}", title, text)
+        for title, text in zip(batch.titles, batch.texts, strict=True)
+    ]
+    assert (
+        texts == [document.default_text() for document in documents] == ["Flow heat", "Wing lift"]
+    )
+    assert checked(ir_datasets="trove-steps-test")["qrels"]["labels"] == [[2, 1]]
 
 
 # --- collections -----------------------------------------------------------------------------------

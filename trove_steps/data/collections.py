@@ -1,6 +1,7 @@
 """The judgments of a data set: one or several collections, each filtered by its own options, merged.
 
-As in Trove, of several labels for one query and document that of the last collection counts.
+As in Trove, filters see every judgment of the files; of several labels that are left for one query and
+document the last one counts, and of several collections that of the last.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from trove_steps.data.filters import filtered
 from trove_steps.data.namespaces import Namespaces
-from trove_steps.data.qrels import concatenated, each_pair_once, load_qrels
+from trove_steps.data.qrels import concatenated, each_pair_once, load_qrels, read_rows
 from trove_steps.data.records import read_records
 from trove_steps.errors import TroveStepsError
 
@@ -28,13 +29,17 @@ class Files:
 
         return Files(some(self.paths), some(self.shown_as), some(self.digests))
 
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.shown_as or self.paths))
+
 
 @dataclass
 class Merged:
     """The judgments of a data set, and what became of them on the way.
 
     table: query_id, doc_id, score; each pair once. collections: per collection {"formats", "read",
-    "repeated", "relabelled", "steps"}. overruled: judgments that a later collection replaces.
+    "steps", "repeated", "relabelled"}; the filters count pairs that are repeated too. overruled:
+    judgments that a later collection replaces.
     """
 
     table: object
@@ -62,17 +67,21 @@ def merge_collections(
             continue
         table, found = _one_collection(collection, files)
         merged.collections.append(found)
-        if queries is not None:
-            ids = queries.resolve(table["query_id"], number, "query")
-            table = table.set_column(0, "query_id", ids)
-        if documents is not None:
-            ids = documents.resolve(table["doc_id"], number, "document")
-            table = table.set_column(1, "doc_id", ids)
+        sides = ((queries, "query_id", "query"), (documents, "doc_id", "document"))
+        for column, (spaces, name, what) in enumerate(sides):
+            if spaces is None:
+                continue
+            try:
+                ids = spaces.resolve(table[name], number, what)
+            except TroveStepsError as error:
+                raise TroveStepsError(f"{files.chosen(collection['qrels'])}: {error}") from None
+            table = table.set_column(column, name, ids)
         tables.append(table)
     table = concatenated(tables)
     if not table.num_rows:
+        judged = files.chosen([n for entry in collections for n in entry["qrels"]])
         raise TroveStepsError(
-            "no judgment is left after filtering: " + "; ".join(_told(merged.collections))
+            f"{judged}: no judgment is left after filtering: {'; '.join(_told(merged.collections))}"
         )
     if len(tables) > 1 and not keep_apart:
         table, merged.overruled, _ = each_pair_once(table)
@@ -91,7 +100,7 @@ def _told(collections: list[dict]) -> list[str]:
 def _one_collection(collection: dict, files: Files) -> tuple:
     options = collection["options"]
     chosen = files.chosen(collection["qrels"])
-    table, info = load_qrels(
+    table, formats = read_rows(
         chosen.paths,
         shown_as=chosen.shown_as,
         digests=chosen.digests,
@@ -101,13 +110,15 @@ def _one_collection(collection: dict, files: Files) -> tuple:
     subset = None
     if collection["subset"]:
         subset = query_subset(files.chosen(collection["subset"]))
+    read = table.num_rows
     table, steps = filtered(table, options, subset)
+    table, repeated, relabelled = each_pair_once(table)
     return table, {
-        "formats": info.formats,
-        "read": info.rows,
-        "repeated": info.repeated,
-        "relabelled": info.relabelled,
+        "formats": formats,
+        "read": read,
         "steps": steps,
+        "repeated": repeated,
+        "relabelled": relabelled,
     }
 
 

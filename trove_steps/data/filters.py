@@ -5,6 +5,7 @@ options; score_transform. Expressions and the plain options run on columns, func
 on one record, {"qid", "docid", "score"}, at a time.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from trove_steps.data.arrays import from_booleans, from_numpy, to_numpy
@@ -67,7 +68,7 @@ def check_options(options: dict, where: str) -> list[str]:
 def filtered(table, options: dict, subset=None) -> tuple:
     """Return (table, steps): the judgments that the options leave, and what each of them did.
 
-    table: query_id, doc_id, score, each pair once. options: as in the configuration, with
+    table: query_id, doc_id, score. options: as in the configuration, with
     "sources", if given, the SHA-256 of the files of module:function. subset: the ids of
     query_subset_path, or None. steps: {"filter", "before", "after"} in order. Raises TroveStepsError.
     """
@@ -174,7 +175,7 @@ def _by_group(table, choose: Callable):
         groups.setdefault(record["qid"], []).append(record)
     kept = []
     for query, records in groups.items():
-        given = {record["docid"] for record in records}
+        given = Counter(record["docid"] for record in records)
         found = choose(records)
         if not isinstance(found, list) or not all(
             isinstance(r, dict)
@@ -186,6 +187,11 @@ def _by_group(table, choose: Callable):
             raise TroveStepsError(
                 f"group_filter_fn must return a list of the records that it got; for the query {query!r} "
                 "it returned something else"
+            )
+        if repeated := Counter(record["docid"] for record in found) - given:
+            raise TroveStepsError(
+                f"group_filter_fn returned a record of the query {query!r} twice, of the document "
+                f"{next(iter(repeated))!r}: each record can be kept once"
             )
         kept += found
     columns = ([record[name] for record in kept] for name in ("qid", "docid", "score"))

@@ -49,6 +49,19 @@ def json_judgments(source: Source):
     return what, tables
 
 
+def json_lines(source: Source, query: str, doc: str) -> list[int]:
+    """Return the numbers of the lines that judge a pair."""
+    read, found = None, []
+    for records, numbers in _records(source):
+        for record, number in zip(records, numbers, strict=True):
+            read = read or _reader(record, source.name)[1]
+            queries, docs, _ = read(record)
+            pairs = zip(queries, docs, strict=True)
+            if any((str(q), str(d)) == (query, doc) for q, d in pairs):
+                found.append(number)
+    return found
+
+
 def _records(source: Source) -> Iterator[tuple[list[dict], list[int]]]:
     """Yield (objects, their line numbers): one per line, or the file as one object."""
     if source.head.lstrip()[:1] == b"[":

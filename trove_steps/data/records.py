@@ -123,14 +123,29 @@ def read_records(
 def _batches(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batch]:
     if source.format != "text":
         return _from_columns(source, batch_rows, reader)
-    start = source.head.lstrip()[:1]
-    if start == b"[":
+    if source.head.lstrip()[:1] == b"[":
         raise TroveStepsError(
             f"{source.name} is one JSON array: write one object per line, for instance with jq -c '.[]'"
         )
-    if start == b"{" or ".json" in Path(source.name).name.lower():
+    if _is_json(source):
         return _from_json_lines(source, batch_rows, reader)
     return _from_rows(source, batch_rows, reader)
+
+
+def _is_json(source: Source) -> bool:
+    return source.head.lstrip()[:1] == b"{" or ".json" in Path(source.name).name.lower()
+
+
+def describe_format(path: Path | str, shown_as: str, reader: Reader = PLAIN) -> str:
+    """Return in words how `read_records` reads a file, such as "JSON lines, gzip"."""
+    with Source(path, shown_as) as source:
+        if reader.loader or source.format != "text":
+            what = reader.loader or source.format
+        elif _is_json(source):
+            what = "JSON lines"
+        else:
+            what = "TSV" if delimiter(source) == "\t" else "CSV"
+        return f"{what}, {source.compression}" if source.compression else what
 
 
 def _from_loader(source: Source, path, reader: Reader, batch_rows: int) -> Iterator[Batch]:
