@@ -56,10 +56,10 @@ def check_options(options: dict, where: str) -> list[str]:
         lines.append(f"{where}.group_filter_fn: a function, as module:function, is needed")
     for name, wanted in (("filter_fn", "truth"), ("score_transform", "number")):
         value = options.get(name)
-        if not isinstance(value, str) or is_function_name(value) or value in ("floor", "ceil"):
+        if value is None or is_function_name(value):
             continue
         try:
-            check(value, wanted)
+            check(_as_expression(value), wanted)
         except TroveStepsError as error:
             lines.append(f"{where}.{name}: {error}")
     return lines
@@ -199,15 +199,7 @@ def _by_group(table, choose: Callable):
 
 
 def _rescored(table, transform, function: Callable):
-    import numpy as np
-
-    scores = to_numpy(table["score"])
-    if isinstance(transform, int | float):
-        kind = np.float64 if isinstance(transform, float) else np.int64
-        found = np.full(len(scores), transform, kind)
-    elif transform in ("floor", "ceil"):
-        found = getattr(np, transform)(scores).astype(np.int64)
-    elif is_function_name(transform):
+    if is_function_name(transform):
         score_of = function(transform)
         records = list(_records(table))
         values = [score_of(record) for record in records]
@@ -216,6 +208,10 @@ def _rescored(table, transform, function: Callable):
             return judgment_columns(*ids, values)
         except TroveStepsError as error:
             raise TroveStepsError(f"score_transform {transform}: {error}") from None
-    else:
-        found = evaluate(transform, table, "number")
+    found = evaluate(_as_expression(transform), table, "number")
     return table.set_column(2, "score", from_numpy(found))
+
+
+def _as_expression(transform) -> str:
+    """Return a score_transform that is no function as an expression."""
+    return f"{transform}(score)" if transform in ("floor", "ceil") else str(transform)
