@@ -14,13 +14,13 @@ from pathlib import Path
 
 from trove_steps.config import check_file
 from trove_steps.data.filters import FUNCTION_OPTIONS, OPTIONS
-from trove_steps.data.functions import is_function_name, source_digest
 from trove_steps.data.remote import RemoteData, remote_data
 from trove_steps.dataset_options import PATH_OPTIONS, collections_of
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import write_json
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.keys import VERSION, recipe_key
+from trove_steps.own_code import is_name, source_digest
 
 SIDES = {"corpus": "corpus_path", "queries": "query_path"}
 FIELDS = {"corpus": "corpus_fields", "queries": "query_fields"}
@@ -223,7 +223,7 @@ class Inputs:
             if files:
                 found[option] = files
         for option in ("record_loader", "loader", *FUNCTION_OPTIONS):
-            if is_function_name(found.get(option)):
+            if is_name(found.get(option)):
                 try:
                     source_digest(found[option])
                 except TroveStepsError as error:
@@ -357,7 +357,7 @@ def _filters(collection: dict) -> dict:
     options = {name: collection[name] for name in ("loader", *OPTIONS) if name in collection}
     if options.get("group_random_seed") == 0:
         del options["group_random_seed"]
-    functions = [value for value in options.values() if is_function_name(value)]
+    functions = [value for value in options.values() if is_name(value)]
     if functions:
         options["sources"] = {name: source_digest(name) for name in functions}
     return options

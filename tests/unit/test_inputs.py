@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import make_dataset, make_model, write_jsonl
 from trove_steps.config import load_config
-from trove_steps.data import format_text, read_records, reader_of
+from trove_steps.data import format_text, load_qrels, read_records, reader_of
 from trove_steps.data.checks import check_data
 from trove_steps.data.collections import Files, merge_collections
 from trove_steps.data.namespaces import Namespaces, named
@@ -150,6 +150,30 @@ def texts(path):
 
 def bad_score(path):
     return [("q1", "d1", "high")]
+
+def half_an_id(path):
+    return [("q1", "d\\ud800", 1)]
+
+def not_finite(path):
+    return [("q1", "d1", float("nan"))]
+
+def of_numpy(path):
+    import numpy as np
+    return [(np.str_("q1"), np.int64(7), np.float32(0.5))]
+
+def records_of_numpy(path):
+    import numpy as np
+    return [{"_id": np.int64(7), "text": np.str_("seven"), "title": None}]
+
+def half_a_character(path):
+    return [{"_id": "a", "text": "good"}, {"_id": "b", "text": "bad \\udfff"}]
+
+def half_a_record_id(path):
+    return [{"_id": "a\\udfff", "text": "good"}]
+
+def from_beside(path):
+    import beside_own_loaders
+    return beside_own_loaders.JUDGED
 """
 
 
@@ -172,9 +196,42 @@ def test_own_loaders(folder):
         judged("broken")
     with pytest.raises(TroveStepsError, match=r"lines.txt, read by .*'high' is not a number"):
         judged("bad_score")
-    for loader, message in (("no_ids", "no id field"), ("texts", "must return mappings")):
+    with pytest.raises(TroveStepsError, match=r"lines.txt, read by .*score nan is not a finite"):
+        judged("not_finite")
+    with pytest.raises(TroveStepsError, match=r"lines.txt, read by .* half of a surrogate pair"):
+        judged("half_an_id")
+    assert judged("of_numpy") == [("q1", "7", 0.5)]
+    (batch,) = read_records(
+        "lines.txt", reader=reader_of({"loader": "own_loaders:records_of_numpy"})
+    )
+    assert (batch.ids, batch.texts, batch.integer_ids) == (["7"], ["seven"], 1)
+    for loader, message in (
+        ("no_ids", "no id field"),
+        ("texts", "must return mappings"),
+        ("half_a_character", "^lines.txt:2: the text holds half of a surrogate pair"),
+        ("half_a_record_id", "^lines.txt:1: the id .* holds half of a surrogate pair"),
+    ):
         with pytest.raises(TroveStepsError, match=message):
             list(read_records("lines.txt", reader=reader_of({"loader": f"own_loaders:{loader}"})))
+
+
+def test_own_code_imports_what_lies_beside_it(folder, monkeypatch):
+    Path("code").mkdir()
+    Path("code/own_loaders_elsewhere.py").write_text(LOADERS)
+    Path("code/beside_own_loaders.py").write_text("JUDGED = [('q1', 'd1', 1)]")
+    Path("lines.txt").write_text("first\n")
+    monkeypatch.setattr(sys, "path", [str(folder / "code"), *sys.path])
+    table, _ = load_qrels(["lines.txt"], loader="own_loaders_elsewhere:from_beside")
+    assert table.num_rows == 1
+
+
+def test_own_code_hides_no_other_module(folder):
+    """A file that is called like a module of Python's is read, and Python keeps its own."""
+    Path("json.py").write_text(LOADERS)
+    Path("lines.txt").write_text("first\n")
+    table, _ = load_qrels(["lines.txt"], loader="json:triplets")
+    assert table.num_rows == 2
+    assert sys.modules["json"] is json
 
 
 # --- the Hub and ir_datasets -----------------------------------------------------------------------

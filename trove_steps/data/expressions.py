@@ -191,13 +191,22 @@ class _Evaluation:
         if compute is None:
             raise _Refused(f"{ast.unparse(node)[:60]!r} is not allowed")
         left, right = np.asarray(self._number(node.left)), np.asarray(self._number(node.right))
-        if isinstance(node.op, DIVISIONS) and (right == 0).any():
-            raise _Refused(f"{ast.unparse(node)[:60]!r} divides by zero for some judgments")
+        if isinstance(node.op, DIVISIONS):
+            self._require((right != 0).all(), node, "divides by zero for some judgments")
         found = compute(left, right)
-        # Whole numbers of 64 bits would wrap around.
-        if found.dtype.kind == "i" and not _fits(compute(left.astype(float), right.astype(float))):
-            raise _Refused(f"{ast.unparse(node)[:60]!r} does not fit into 64 bits")
+        if found.dtype.kind == "i":  # it would wrap around
+            self._require_int64(compute(left.astype(float), right.astype(float)), node)
         return found
+
+    def _require(self, right, node, mistake: str) -> None:
+        """Raise _Refused unless something is right, or there is no judgment for which it is wrong."""
+        if self.table.num_rows and not right:
+            raise _Refused(f"{ast.unparse(node)[:60]!r} {mistake}")
+
+    def _require_int64(self, numbers, node) -> None:
+        import numpy as np
+
+        self._require((np.abs(numbers) < INT64).all(), node, "does not fit into 64 bits")
 
     def _IfExp(self, node):
         import numpy as np
@@ -231,8 +240,7 @@ class _Evaluation:
             found = np.asarray(single[name](self._number(node.args[0])))
             if name == "abs":
                 return found
-            if not _fits(found):
-                raise _Refused(f"{ast.unparse(node)[:60]!r} does not fit into 64 bits")
+            self._require_int64(found, node)
             return found.astype(np.int64)
         several = {"min": np.minimum, "max": np.maximum}
         if name in several and len(node.args) > 1:
@@ -277,13 +285,6 @@ class _Evaluation:
         if isinstance(value, Texts | tuple | str):
             raise _Refused(f"{ast.unparse(node)[:60]!r} is no number")
         return int(value) if isinstance(value, bool) else value
-
-
-def _fits(numbers) -> bool:
-    """Whether whole numbers, here in float64, fit into 64 bits."""
-    import numpy as np
-
-    return bool((np.abs(numbers) < INT64).all())
 
 
 def _refuse(_):

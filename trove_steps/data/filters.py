@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 
 from trove_steps.data.arrays import from_booleans, from_numpy, to_numpy
 from trove_steps.data.expressions import check, evaluate
-from trove_steps.data.functions import called, is_function_name, load_function
 from trove_steps.data.judgments import judgment_columns
 from trove_steps.errors import TroveStepsError
+from trove_steps.own_code import called, is_name, load_function
 
 GROUP_OPTIONS = (
     "group_top_k",
@@ -52,11 +52,11 @@ def check_options(options: dict, where: str) -> list[str]:
         lines.append(
             f"{where}: no score is at least min_score {low} and less than max_score {high}"
         )
-    if "group_filter_fn" in options and not is_function_name(options["group_filter_fn"]):
+    if "group_filter_fn" in options and not is_name(options["group_filter_fn"]):
         lines.append(f"{where}.group_filter_fn: a function, as module:function, is needed")
     for name, wanted in (("filter_fn", "truth"), ("score_transform", "number")):
         value = options.get(name)
-        if value is None or is_function_name(value):
+        if value is None or is_name(value):
             continue
         try:
             check(_as_expression(value), wanted)
@@ -123,7 +123,7 @@ def _of_queries(table, subset):
 def _chosen(table, condition: str, function: Callable):
     import numpy as np
 
-    if not is_function_name(condition):
+    if not is_name(condition):
         return _masked(table, evaluate(condition, table, "truth"))
     keep = function(condition)
     return _masked(table, np.fromiter((bool(keep(r)) for r in _records(table)), bool))
@@ -199,7 +199,7 @@ def _by_group(table, choose: Callable):
 
 
 def _rescored(table, transform, function: Callable):
-    if is_function_name(transform):
+    if is_name(transform):
         score_of = function(transform)
         records = list(_records(table))
         values = [score_of(record) for record in records]

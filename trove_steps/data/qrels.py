@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trove_steps.data.arrays import from_numpy, to_numpy
-from trove_steps.data.functions import called, load_function
 from trove_steps.data.judgments import json_judgments, json_lines, judgment_columns
 from trove_steps.data.opening import Source
 from trove_steps.data.triplets import (
@@ -23,6 +22,7 @@ from trove_steps.data.triplets import (
     text_lines,
 )
 from trove_steps.errors import TroveStepsError
+from trove_steps.own_code import called, load_function
 
 
 @dataclass(frozen=True)

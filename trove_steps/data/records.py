@@ -10,8 +10,7 @@ from types import NoneType
 
 import orjson
 
-from trove_steps.data.functions import called, load_function
-from trove_steps.data.ids import RECORD_ID_NAMES, bad_id, bad_id_message, shortened
+from trove_steps.data.ids import RECORD_ID_NAMES, bad_id, bad_id_message, plain_values, shortened
 from trove_steps.data.opening import Source
 from trove_steps.data.tables import (
     check_utf8,
@@ -22,6 +21,7 @@ from trove_steps.data.tables import (
     tsv_rows,
 )
 from trove_steps.errors import TroveStepsError
+from trove_steps.own_code import called, load_function
 
 
 @dataclass(frozen=True)
@@ -164,8 +164,22 @@ def _from_loader(source: Source, path, reader: Reader, batch_rows: int) -> Itera
             )
         if fields is None:
             fields = _choose_fields(list(records[0]), f"{source.name}:{first}", reader)
-        values = [[record.get(name) for record in records] for name in astuple(fields)]
-        yield _checked(source, fields, Batch(*values, numbers), records)
+        values = [plain_values(record.get(name) for record in records) for name in astuple(fields)]
+        batch = _checked(source, fields, Batch(*values, numbers), records)
+        _check_unicode(source, batch)
+        yield batch
+
+
+def _check_unicode(source: Source, batch: Batch) -> None:
+    """Raise TroveStepsError at the first text with half of a surrogate pair; files can't hold any."""
+    for number, title, text in zip(batch.lines, batch.titles, batch.texts, strict=True):
+        try:
+            f"{title} {text}".encode()
+        except UnicodeEncodeError:
+            raise TroveStepsError(
+                f"{source.name}:{number}: the text holds half of a surrogate pair, which no encoder can "
+                "read: remove it or give its pair"
+            ) from None
 
 
 def _from_json_lines(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batch]:
@@ -318,18 +332,24 @@ def _choose_fields(names: list[str], where: str, reader: Reader) -> Fields:
             )
     ids = [name for name in names if name in ((reader.id,) if reader.id else RECORD_ID_NAMES)]
     if not ids:
-        raise TroveStepsError(f"{where}: no id field: {has}; name the id field _id")
+        raise TroveStepsError(
+            f"{where}: no id field: {has}; name the id field _id, or say which it is with corpus_fields or "
+            "query_fields: {id: NAME}"
+        )
     if len(ids) > 1:
         raise TroveStepsError(
-            f"{where}: {len(ids)} id fields, {' and '.join(ids)}: keep one of them, or name it _id and "
-            "rename the others"
+            f"{where}: {len(ids)} id fields, {' and '.join(ids)}: keep one of them, or say which it is with "
+            "corpus_fields or query_fields: {id: NAME}"
         )
     text, title = reader.text or "text", reader.title or "title"
     for name in (text, title):
         if names.count(name) > 1:
             raise TroveStepsError(f"{where}: {name!r} is there twice: {has}; rename one of them")
     if text not in names:
-        raise TroveStepsError(f"{where}: no field 'text': {has}; name the field of the text so")
+        raise TroveStepsError(
+            f"{where}: no field 'text': {has}; name the field of the text so, or say which it is with "
+            "corpus_fields or query_fields: {text: NAME}"
+        )
     return Fields(ids[0], title, text)
 
 
