@@ -297,7 +297,11 @@ class Inputs:
                 given = collection.get(option, [])
                 numbers[name] = list(range(len(paths), len(paths) + len(given)))
                 paths += given
-            described.append({**numbers, "options": _filters(collection)})
+            entry = {**numbers, "options": _filters(collection)}
+            reader = _reader("queries", collection)
+            if reader and numbers["subset"]:
+                entry["subset_reader"] = reader
+            described.append(entry)
         plain = len(described) == 1 and not described[0]["options"] and not described[0]["subset"]
         if not any(entry["qrels"] for entry in described):
             paths = []
@@ -335,14 +339,15 @@ def _beir_paths(collection: dict, where: str) -> dict:
             continue
         if option == "qrel_path" and "split" not in collection and not (folder / "qrels").is_dir():
             continue
-        paths = sorted(folder.glob(f"{glob.escape(name)}*"))
-        if not paths:
-            splits = sorted(path.name.split(".")[0] for path in folder.glob("qrels/*.tsv*"))
+        endings = ("", ".gz", ".zst", ".bz2", ".xz")
+        path = next(filter(Path.is_file, (folder / f"{name}{end}" for end in endings)), None)
+        if path is None:
+            splits = sorted({path.name.split(".")[0] for path in folder.glob("qrels/*.tsv*")})
             hint = (
                 f"; there are the splits {', '.join(splits)}" if "qrels" in name and splits else ""
             )
             raise TroveStepsError(f"{where}.beir: the file '{folder / name}' does not exist{hint}")
-        found[option] = [str(paths[0])]
+        found[option] = [str(path)]
     return found
 
 

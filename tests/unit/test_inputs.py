@@ -1,8 +1,10 @@
 """From the options of a data set to files and keys, and from several collections to one set of judgments."""
 
+import bz2
 import glob
 import gzip
 import json
+import lzma
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,6 +87,14 @@ def test_patterns_stand_for_files_in_the_order_of_their_names():
     assert found.corpus.paths == ("parts/[x].jsonl",)
 
 
+PACKED = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.compress,
+}
+
+
 def test_a_folder_in_beirs_layout(folder):
     Path("beir/qrels").mkdir(parents=True)
     Path("beir/corpus.jsonl.gz").write_bytes(gzip.compress(Path("data/corpus.jsonl").read_bytes()))
@@ -96,6 +107,26 @@ def test_a_folder_in_beirs_layout(folder):
         "datasets.d.beir: the file 'beir/qrels/dev.tsv' does not exist; there are the splits test"
     )
     assert "no folder 'nothing'" in message_of(beir="nothing")
+    for left_over in (
+        "corpus.jsonl.bak",
+        "corpus.jsonl.gz.tmp",
+        "queries.jsonl~",
+        "qrels/test.tsv.orig",
+    ):
+        Path("beir", left_over).write_text("rubbish")
+    assert resolved(beir="beir").description == found.description
+    Path("beir/queries.jsonl").rename("beir/queries.jsonl.old")
+    assert "the file 'beir/queries.jsonl' does not exist" in message_of(beir="beir")
+
+
+@pytest.mark.parametrize("ending", list(PACKED))
+def test_compressed_judgments_of_a_beir_folder(ending):
+    Path("data/qrels").mkdir()
+    judged = Path("data/qrels.tsv").read_bytes()
+    Path(f"data/qrels/dev.tsv{ending}").write_bytes(PACKED[ending](judged))
+    found = checked(beir="data", split="dev")["qrels"]
+    assert found["judgments"] == judged.count(b"\n") - 1
+    assert found["collections"][0]["formats"][0].startswith("TSV with header, ")
 
 
 ROWS = [("7", "A", "one text"), ("8", "B", "another")]
@@ -556,8 +587,47 @@ def test_a_subset_of_the_queries_by_either_kind_of_file():
         assert merged_of(options) == SYNTHETIC | {("foo", "real_A", 1), ("foo", "real_B", 0)}
     Path("train.jsonl").write_text("nonsense\n")
     options["collections"][0]["query_subset_path"] = "train.jsonl"
-    with pytest.raises(TroveStepsError, match="query_subset_path: neither queries"):
+    with pytest.raises(TroveStepsError, match="query_subset_path: neither judgments nor queries"):
         merged_of(options)
+
+
+def test_a_subset_is_read_as_the_configuration_says():
+    real = [("foo", "real_A", 1), ("foo", "real_B", 0)]
+    options = worked_example()
+    write_jsonl(Path("q.jsonl"), [{"qkey": q, "text": q, "id": "x"} for q in ("foo", "bar", "qux")])
+    write_jsonl(Path("train.jsonl"), [{"qkey": "foo", "text": "foo", "id": "x"}])
+    fields = {"query_subset_path": "train.jsonl", "query_fields": {"id": "qkey"}}
+    options["collections"][0].update(fields)
+    assert merged_of(options) == SYNTHETIC | set(real)
+
+    Path("own_lists.py").write_text(OWN_LISTS)
+    Path("train.txt").write_text("only: foo\n")
+    Path("real.txt").write_text(Path("real.tsv").read_text())
+    for own in ({"record_loader": "own_lists:queries"}, {"loader": "own_lists:judged"}):
+        options = worked_example(query_subset_path="train.txt", **own)
+        assert merged_of(options) == SYNTHETIC | set(real)
+
+
+OWN_LISTS = """
+def queries(path):
+    return [{"_id": line.split(": ")[1].strip(), "text": ""} for line in open(path)]
+
+def judged(path):
+    lines = [line.split() for line in open(path)]
+    if lines[0][0] == "only:":
+        return [(lines[0][1], "any", 1)]
+    return [(query, doc, int(score)) for query, doc, score in lines[1:]]
+"""
+
+
+def test_filters_see_repeated_rows_as_in_trove():
+    """Trove filters rows and then takes the last one of a pair."""
+    Path("data/qrels.tsv").write_text("q1\td1\t1\nq1\td1\t0\nq1\td2\t2\nq1\td2\t1\n")
+    found = merged_of({**JUDGED, "min_score": 1})
+    assert found == {("q1", "d1", 1), ("q1", "d2", 1)}
+    (told,) = checked(**JUDGED, min_score=1)["qrels"]["collections"]
+    assert (told["read"], told["repeated"], told["relabelled"]) == (4, 1, 1)
+    assert told["steps"] == [{"filter": "min_score 1", "before": 4, "after": 3}]
 
 
 def test_filters_that_leave_nothing_say_so():

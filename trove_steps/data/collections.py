@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trove_steps.data.filters import filtered
+from trove_steps.data.findings import collecting
 from trove_steps.data.namespaces import Namespaces
-from trove_steps.data.qrels import concatenated, each_pair_once, load_qrels, read_rows
-from trove_steps.data.records import read_records
+from trove_steps.data.qrels import concatenated, each_pair_once, read_rows
+from trove_steps.data.records import PLAIN, Reader, read_records, reader_of
 from trove_steps.errors import TroveStepsError
 
 
@@ -57,7 +58,8 @@ def merge_collections(
     """Read, filter and merge the judgments of collections.
 
     collections: per collection {"qrels": numbers of its files, "subset": those of query_subset_path,
-    "options": its filters}. queries, documents: how ids are told apart, where that is needed.
+    "options": its filters, and "subset_reader", if files of queries are not read in the plain way}.
+    queries, documents: how ids are told apart, where that is needed.
     keep_apart: don't merge; an upper bound of what merging leaves, for a planner that knows no ids.
     """
     merged = Merged(None)
@@ -100,16 +102,15 @@ def _told(collections: list[dict]) -> list[str]:
 def _one_collection(collection: dict, files: Files) -> tuple:
     options = collection["options"]
     chosen = files.chosen(collection["qrels"])
+    loader = options.get("loader")
+    own = {"loader": loader, "loader_sha256": options.get("sources", {}).get(loader)}
     table, formats = read_rows(
-        chosen.paths,
-        shown_as=chosen.shown_as,
-        digests=chosen.digests,
-        loader=options.get("loader"),
-        loader_sha256=options.get("sources", {}).get(options.get("loader")),
+        chosen.paths, shown_as=chosen.shown_as, digests=chosen.digests, **own
     )
     subset = None
     if collection["subset"]:
-        subset = query_subset(files.chosen(collection["subset"]))
+        reader = reader_of(collection.get("subset_reader", {}))
+        subset = query_subset(files.chosen(collection["subset"]), reader, own if loader else None)
     read = table.num_rows
     table, steps = filtered(table, options, subset)
     table, repeated, relabelled = each_pair_once(table)
@@ -122,34 +123,44 @@ def _one_collection(collection: dict, files: Files) -> tuple:
     }
 
 
-def query_subset(files: Files):
-    """Return the query ids that files of queries or of judgments hold, as a pa.Array of strings."""
+def query_subset(files: Files, reader: Reader = PLAIN, own: dict | None = None):
+    """Return the query ids that files of queries or of judgments hold, as a pa.Array of strings.
+
+    Files in the usual formats are told apart by content. reader: how queries are read; own: the loader of
+    judgments and its SHA-256, for files that are neither.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     chunks = []
     for number in range(len(files.paths)):
-        chunks += _query_ids(files.chosen([number])).chunks
+        chunks += _query_ids(files.chosen([number]), reader, own).chunks
     return pc.unique(pa.chunked_array(chunks, pa.string()))
 
 
-def _query_ids(files: Files):
-    import pyarrow as pa
-
-    from trove_steps.data.arrays import from_strings
-
+def _query_ids(files: Files, reader: Reader, own: dict | None):
     (path,) = files.paths
-    try:
-        return load_qrels(files.paths, shown_as=files.shown_as, digests=files.digests)[0][
-            "query_id"
-        ]
-    except TroveStepsError as no_judgments:
-        shown = files.shown_as and files.shown_as[0]
-        digest = files.digests and files.digests[0]
-        try:
-            batches = read_records(path, shown_as=shown, digest=digest)
-            return pa.chunked_array([from_strings(b.ids) for b in batches], pa.string())
-        except TroveStepsError as no_records:
-            raise TroveStepsError(
-                f"query_subset_path: neither queries ({no_records}) nor judgments ({no_judgments})"
-            ) from None
+    shown, digest = (values and values[0] for values in (files.shown_as, files.digests))
+
+    def judged(own):
+        rows, _ = read_rows([path], shown_as=files.shown_as, digests=files.digests, **own)
+        return rows["query_id"]
+
+    def recorded(reader):
+        import pyarrow as pa
+
+        from trove_steps.data.arrays import from_strings
+
+        batches = read_records(path, shown_as=shown, digest=digest, reader=reader)
+        return pa.chunked_array([from_strings(batch.ids) for batch in batches], pa.string())
+
+    attempts = [(judged, {}), (recorded, reader)]
+    attempts += [(recorded, PLAIN)] if reader.loader else []
+    attempts += [(judged, own)] if own else []
+    mistakes: list[str] = []
+    for read, how in attempts:
+        with collecting(mistakes):
+            return read(how)
+    raise TroveStepsError(
+        f"query_subset_path: neither judgments nor queries: {'; '.join(mistakes)}"
+    )
