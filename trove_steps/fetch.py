@@ -1,7 +1,8 @@
-"""Step: fetch a model from the Hugging Face Hub into the Hub's cache, with what it is an adapter to.
+"""Step: fetch a model, with what it is an adapter to, or a data set from the network, and record what it is.
 
-The only step that reaches a network. Everything else reads the Hub's cache, so on a cluster this runs on
-the login node, and HF_HOME must be on a file system that the nodes share.
+The only step that reaches a network: models go into the Hugging Face Hub's cache, data sets there or into the
+encoding cache. On a cluster this runs on the login node, and HF_HOME must be on a file system that the nodes
+share.
 """
 
 import argparse
@@ -14,27 +15,45 @@ from trove_steps.models import fetching
 
 
 def main() -> None:
-    from trove_steps.model_settings import model_files
-    from trove_steps.models import locate_model
-
     parser = argparse.ArgumentParser(prog="python -m trove_steps.fetch", description=__doc__)
-    parser.add_argument("--model-name-or-path", required=True, metavar="NAME")
-    parser.add_argument("--model-revision", default="main", metavar="REVISION")
-    parser.add_argument("--where", default="models", help="the section that names it, for messages")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model-name-or-path", metavar="NAME", help="a model on the Hub")
+    what.add_argument(
+        "--hub-data", metavar="NAME", help="hf://datasets/… or ORG/NAME[:CONFIG[:SPLIT]]"
+    )
+    what.add_argument("--ir-datasets", metavar="NAME", help="a data set of the package ir_datasets")
+    parser.add_argument("--revision", default="main", help="branch, tag or commit on the Hub")
+    parser.add_argument("--where", default="models", help="what names it, for messages")
     parser.add_argument(
-        "--option", default="model_name_or_path", help="and the option, for messages"
+        "--option", default="model_name_or_path", help="and the model's option, for messages"
+    )
+    parser.add_argument(
+        "--encoding-cache-dir", type=Path, default=Path("cache"), help="where data sets are written"
     )
     parser.add_argument("--record", type=Path, required=True, metavar="FILE", help="written last")
     arguments = parser.parse_args()
+    fetched = _model if arguments.model_name_or_path else _data
+    write_json(arguments.record, fetched(arguments))
+
+
+def _model(arguments: argparse.Namespace) -> dict:
+    from trove_steps.model_settings import model_files
+    from trove_steps.models import locate_model
+
+    name, revision = arguments.model_name_or_path, arguments.revision
     with fetching():
-        folder = locate_model(
-            arguments.model_name_or_path,
-            arguments.model_revision,
-            arguments.where,
-            arguments.option,
-        )
+        folder = locate_model(name, revision, arguments.where, arguments.option)
         model_files(folder)
-    write_json(arguments.record, {"snapshot": os.path.basename(os.path.realpath(folder))})
+    return {"snapshot": os.path.basename(os.path.realpath(folder))}
+
+
+def _data(arguments: argparse.Namespace) -> dict:
+    from trove_steps.data.remote import RemoteData, fetch_data
+
+    kind = "hub" if arguments.hub_data else "ir_datasets"
+    address = arguments.hub_data or arguments.ir_datasets
+    data = RemoteData(kind, address, arguments.revision, arguments.where)
+    return fetch_data(data, arguments.encoding_cache_dir.absolute())
 
 
 if __name__ == "__main__":

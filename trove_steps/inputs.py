@@ -8,19 +8,19 @@ plan puts it into the keys.
 import glob
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from trove_steps.config import check_file
 from trove_steps.data.filters import FUNCTION_OPTIONS, OPTIONS
-from trove_steps.data.functions import is_function_name, source_digest
-from trove_steps.data.remote import hub_files, ir_datasets_files, is_hub_name
+from trove_steps.data.remote import RemoteData, remote_data
 from trove_steps.dataset_options import PATH_OPTIONS, collections_of
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import write_json
 from trove_steps.fingerprint import Fingerprints
-from trove_steps.keys import recipe_key
+from trove_steps.keys import VERSION, recipe_key
+from trove_steps.own_code import is_name, source_digest
 
 SIDES = {"corpus": "corpus_path", "queries": "query_path"}
 FIELDS = {"corpus": "corpus_fields", "queries": "query_fields"}
@@ -57,7 +57,8 @@ class QrelFiles:
         """What stands for the judgments in a key."""
         if self.collections is None:
             return list(self.digests)
-        return [{"files": list(self.digests)}, *self.collections]
+        files = {"files": list(self.digests), "version": VERSION["filters"]}
+        return [files, *self.collections]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Dataset:
     qrels: QrelFiles
     exclude_identical_ids: bool
     strict: bool
+    evaluated: bool
+    provenance: dict = field(compare=False)
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -89,7 +92,13 @@ class Dataset:
             "qrels": {"files": list(self.qrels.digests), "collections": self.qrels.collections},
             "exclude_identical_ids": self.exclude_identical_ids,
             "strict": self.strict,
+            "evaluated": self.evaluated,
         }
+
+    @property
+    def checked(self) -> dict:
+        """Return `description` and what people want to know besides: where the files come from."""
+        return {**self.description, "provenance": self.provenance}
 
 
 def configured_paths(dataset: dict) -> Iterable[str]:
@@ -99,20 +108,58 @@ def configured_paths(dataset: dict) -> Iterable[str]:
             yield from collection.get(option, [])
 
 
-class Inputs:
-    """Resolves data sets; files are looked at once, however many cells use them."""
+def named_data(name: str, options: dict) -> list[RemoteData]:
+    """Return what a data set of the configuration takes from the Hub or from ir_datasets."""
+    found = []
+    for where, collection in _places(name, options):
+        if "ir_datasets" in collection:
+            found.append(_of_ir_datasets(collection, where))
+        for option in PATH_OPTIONS:
+            for place, path in _listed(collection, option, where):
+                found.append(remote_data(path, _revision(collection), place))
+    return list(filter(None, found))
 
-    def __init__(self, fingerprints: Fingerprints):
+
+def _places(name: str, options: dict) -> Iterable[tuple[str, dict]]:
+    """Yield (place for messages, options) of the collections of a data set."""
+    where, listed = f"datasets.{name}", "collections" in options
+    for number, collection in enumerate(collections_of(options)):
+        yield f"{where}.collections[{number}]" if listed else where, collection
+
+
+def _listed(collection: dict, option: str, where: str) -> Iterable[tuple[str, str]]:
+    """Yield (place for messages, path) of the paths that an option lists."""
+    paths = collection.get(option, [])
+    for position, path in enumerate(paths):
+        yield f"{where}.{option}[{position}]" if len(paths) > 1 else f"{where}.{option}", path
+
+
+def _of_ir_datasets(collection: dict, where: str) -> RemoteData:
+    return RemoteData("ir_datasets", collection["ir_datasets"], "", f"{where}.ir_datasets")
+
+
+def _revision(collection: dict) -> str:
+    return collection.get("dataset_revision", "main")
+
+
+class Inputs:
+    """Resolves data sets; files are looked at once, however many cells use them.
+
+    evaluated: whether metrics are computed from the judgments.
+    """
+
+    def __init__(self, fingerprints: Fingerprints, evaluated: bool = False):
         self.fingerprints = fingerprints
         self.cache = fingerprints.cache_dir
+        self.evaluated = evaluated
         self._interned: dict[tuple[str, ...], tuple] = {}
+        self._origins: dict[str, dict] = {}  # of files that are not the user's own
 
     def dataset(self, name: str, options: dict) -> Dataset:
         """Resolve a data set. Raises TroveStepsError with one line per mistake."""
-        where, listed = f"datasets.{name}", "collections" in options
+        where = f"datasets.{name}"
         collections, lines = [], []
-        for number, collection in enumerate(collections_of(options)):
-            place = f"{where}.collections[{number}]" if listed else where
+        for place, collection in _places(name, options):
             try:
                 collections.append(self._local(collection, place))
             except TroveStepsError as error:
@@ -127,12 +174,14 @@ class Inputs:
                 f"{where}.exclude_identical_ids: does not go with collections that have different "
                 "files of documents or queries, as the same id may then mean two texts"
             )
+        files = {**sides, "qrels": self._qrels(collections)}
         return Dataset(
             name=name,
-            **sides,
-            qrels=self._qrels(collections),
+            **files,
             exclude_identical_ids=options["exclude_identical_ids"],
             strict=options["strict"],
+            evaluated=self.evaluated and bool(files["qrels"].digests),
+            provenance={kind: self._provenance(listed.paths) for kind, listed in files.items()},
         )
 
     def intern_json(self, value) -> Path:
@@ -151,6 +200,9 @@ class Inputs:
             self._interned[tuple(paths)] = found
         return found
 
+    def _provenance(self, paths: Iterable[str]) -> list[dict]:
+        return [{"path": path, **self._origins.get(path, {})} for path in paths]
+
     # --- from what is written to files ---------------------------------------------------------
 
     def _local(self, collection: dict, where: str) -> dict:
@@ -159,25 +211,19 @@ class Inputs:
         if "beir" in collection:
             found = {**_beir_paths(collection, where), **found}
         if "ir_datasets" in collection:
-            try:
-                imported = ir_datasets_files(collection["ir_datasets"], self.cache)
-            except TroveStepsError as error:
-                raise TroveStepsError(f"{where}.ir_datasets: {error}") from None
-            found = {**imported, **found}
-        revision = collection.get("dataset_revision", "main")
+            fetched = self._fetched(_of_ir_datasets(collection, where))
+            found = {**fetched, **found}
         for option in PATH_OPTIONS:
-            paths = found.get(option, [])
-            if not paths:
-                continue
-            found[option] = []
-            for position, path in enumerate(paths):
-                suffix = f"[{position}]" if len(paths) > 1 else ""
+            files = []
+            for place, path in _listed(found, option, where):
                 try:
-                    found[option] += self._files(path, f"{where}.{option}{suffix}", revision)
+                    files += self._files(path, place, _revision(collection))
                 except TroveStepsError as error:
                     lines.append(str(error))
+            if files:
+                found[option] = files
         for option in ("record_loader", "loader", *FUNCTION_OPTIONS):
-            if is_function_name(found.get(option)):
+            if is_name(found.get(option)):
                 try:
                     source_digest(found[option])
                 except TroveStepsError as error:
@@ -187,11 +233,8 @@ class Inputs:
         return found
 
     def _files(self, path: str, where: str, revision: str) -> list[str]:
-        if path.startswith("hf://") or (not os.path.exists(path) and is_hub_name(path)):
-            try:
-                return hub_files(path, revision, self.cache)
-            except TroveStepsError as error:
-                raise TroveStepsError(f"{where}: {error}") from None
+        if data := remote_data(path, revision, where):
+            return self._fetched(data)[""]
         if glob.has_magic(path) and not os.path.exists(path):
             paths = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
             if not paths:
@@ -201,6 +244,13 @@ class Inputs:
         for file in paths:
             check_file(file, where)
         return paths
+
+    def _fetched(self, data: RemoteData) -> dict[str, list[str]]:
+        """Return the files of a named data set by option, as the record of its fetching lists them."""
+        found = data.fetched(self.cache)
+        for path in (path for paths in found["files"].values() for path in paths):
+            self._origins[path] = {"origin": found["origin"]}
+        return found["files"]
 
     # --- sides -----------------------------------------------------------------------------------
 
@@ -247,7 +297,11 @@ class Inputs:
                 given = collection.get(option, [])
                 numbers[name] = list(range(len(paths), len(paths) + len(given)))
                 paths += given
-            described.append({**numbers, "options": _filters(collection)})
+            entry = {**numbers, "options": _filters(collection)}
+            reader = _reader("queries", collection)
+            if reader and numbers["subset"]:
+                entry["subset_reader"] = reader
+            described.append(entry)
         plain = len(described) == 1 and not described[0]["options"] and not described[0]["subset"]
         if not any(entry["qrels"] for entry in described):
             paths = []
@@ -285,14 +339,15 @@ def _beir_paths(collection: dict, where: str) -> dict:
             continue
         if option == "qrel_path" and "split" not in collection and not (folder / "qrels").is_dir():
             continue
-        paths = sorted(folder.glob(f"{glob.escape(name)}*"))
-        if not paths:
-            splits = sorted(path.name.split(".")[0] for path in folder.glob("qrels/*.tsv*"))
+        endings = ("", ".gz", ".zst", ".bz2", ".xz")
+        path = next(filter(Path.is_file, (folder / f"{name}{end}" for end in endings)), None)
+        if path is None:
+            splits = sorted({path.name.split(".")[0] for path in folder.glob("qrels/*.tsv*")})
             hint = (
                 f"; there are the splits {', '.join(splits)}" if "qrels" in name and splits else ""
             )
             raise TroveStepsError(f"{where}.beir: the file '{folder / name}' does not exist{hint}")
-        found[option] = [str(paths[0])]
+        found[option] = [str(path)]
     return found
 
 
@@ -307,7 +362,7 @@ def _filters(collection: dict) -> dict:
     options = {name: collection[name] for name in ("loader", *OPTIONS) if name in collection}
     if options.get("group_random_seed") == 0:
         del options["group_random_seed"]
-    functions = [value for value in options.values() if is_function_name(value)]
+    functions = [value for value in options.values() if is_name(value)]
     if functions:
         options["sources"] = {name: source_digest(name) for name in functions}
     return options

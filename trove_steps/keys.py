@@ -32,7 +32,8 @@ VERSION = {
     "summary": 3,
     "report": 2,
     "track": 2,
-    "data": 1,
+    "filters": 2,
+    "data": 2,
 }
 
 

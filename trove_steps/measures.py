@@ -1,4 +1,4 @@
-"""Names of metrics: which there are, how they may be spelled, how deep a ranking they need.
+"""Names of metrics: which there are, how they may be spelled, how deep a ranking and which labels they need.
 
 Light, because the planner reads it.
 """
@@ -10,6 +10,7 @@ from trove_steps.errors import TroveStepsError
 
 DEFAULT_MEASURES = ("ndcg_cut", "map_cut", "recall", "P", "mrr_cut")
 K_VALUES = (1, 3, 5, 10, 100)
+LARGEST_LABEL = 1_000_000  # trec_eval makes a table with one entry for every level up to it
 
 _BY_TREC_EVAL = ("ndcg_cut", "map_cut", "recall", "P", "success", "Rprec")
 BY_RANK_ALONE = ("mrr_cut", "judged")
@@ -66,3 +67,10 @@ def split_name(name: str) -> tuple[str, str, str]:
     """Return measure, separator and cut-off of a name, the latter two empty where there is none."""
     found = re.fullmatch(r"(.+?)([@_.])(\d+)", name)
     return found.groups() if found else (name, "", "")
+
+
+def unfit_labels(labels):
+    """Return where labels (numbers [n]) can't be gains (bool [n]): fractions, and what is too large."""
+    import numpy as np
+
+    return ~((labels == np.floor(labels)) & (labels <= LARGEST_LABEL))

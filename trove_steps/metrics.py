@@ -10,12 +10,19 @@ import pyarrow as pa
 import pytrec_eval
 
 from trove_steps.errors import TroveStepsError
-from trove_steps.measures import BY_RANK_ALONE, DEFAULT_MEASURES, K_VALUES, metric_names, split_name
+from trove_steps.measures import (
+    BY_RANK_ALONE,
+    DEFAULT_MEASURES,
+    K_VALUES,
+    LARGEST_LABEL,
+    metric_names,
+    split_name,
+    unfit_labels,
+)
 from trove_steps.ranking import Judgments, Ranking
 from trove_steps.ties import TiedResults
 
 _SLACK = 1e-9  # rounding errors that checks forgive
-_LARGEST_LABEL = 1_000_000  # trec_eval makes a table with one entry for every level up to it
 
 
 @dataclass(frozen=True)
@@ -137,13 +144,13 @@ def _mean(values: np.ndarray) -> float:
 def _gains(judgments: Judgments, qrels: pa.Table) -> np.ndarray:
     """Labels as int64[J], 0 for the negative ones, with which pytrec_eval may crash."""
     labels = qrels["score"].to_numpy()
-    wrong = ~((labels == np.floor(labels)) & (labels <= _LARGEST_LABEL))
+    wrong = unfit_labels(labels)
     if wrong.any():
         row = {name: qrels[name][int(np.argmax(wrong))].as_py() for name in qrels.column_names}
         raise TroveStepsError(
             f"the label {row['score']} of query {row['query_id']!r} and document "
             f"{row['doc_id']!r} cannot be a gain: metrics need whole numbers up to "
-            f"{_LARGEST_LABEL}; use score_transform on the qrels"
+            f"{LARGEST_LABEL}; use score_transform on the qrels"
         )
     return np.maximum(judgments.labels, 0).astype(np.int64)
 

@@ -15,7 +15,7 @@ _may_fetch = False
 
 
 class NotFetched(TroveStepsError):
-    """A model that is not in the Hub's cache, while nothing may be fetched."""
+    """A model or a data set that is on the Hub and not here, while nothing may be fetched."""
 
 
 @contextlib.contextmanager
@@ -66,10 +66,22 @@ class Source:
         """Return its folder as `locate_model` does."""
         return locate_model(self.name_or_path, self.revision, self.where, self.option)
 
+    def is_here(self, cache: Path) -> bool:
+        """Tell whether nothing is to be fetched; a mistake is reported in its own place."""
+        from trove_steps.model_settings import model_files
+
+        try:
+            model_files(self.locate())
+        except NotFetched:
+            return False
+        except TroveStepsError:
+            pass
+        return True
+
     def flags(self) -> list[str]:
         """Return it as flags of the fetch step."""
         return [
-            *("--model-name-or-path", self.name_or_path, "--model-revision", self.revision),
+            *("--model-name-or-path", self.name_or_path, "--revision", self.revision),
             *("--where", self.where, "--option", self.option),
         ]
 

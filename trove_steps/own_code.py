@@ -1,37 +1,52 @@
 """Code of the user that a configuration names as "module:thing": where its source is, and its import.
 
-The planner only reads the source; the step that uses it imports it. Only the module's own file counts
-for keys, not what it imports.
+The planner mostly reads the source; the step that uses it imports it. Only the module's own file counts for
+keys, not what it imports.
 """
 
 import ast
 import hashlib
-import importlib
+import importlib.util
 import os
+import re
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from trove_steps.errors import TroveStepsError
 
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*")
 
-def source_file(name: str, where: str) -> Path:
+
+def is_name(value) -> bool:
+    """Whether a value of the configuration is of the form module:thing."""
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
+
+
+def source_file(name: str, where: str = "") -> Path:
     """Return the source file of "module:thing", found from the working directory, then sys.path.
 
     `where` is the key of the configuration that messages name.
     """
+    return _located(name, where)[1]
+
+
+def _located(name: str, where: str) -> tuple[str, Path]:
+    """Return (folder from which the module is imported, its file)."""
     module = name.split(":")[0]
     relative = module.replace(".", "/")
     for directory in (os.getcwd(), *sys.path):
         for path in (Path(directory, f"{relative}.py"), Path(directory, relative, "__init__.py")):
             if path.is_file():
-                return path
+                return directory, path
     raise TroveStepsError(
-        f"{where}: no module {module} for '{name}': looked for {relative}.py in {os.getcwd()} and on "
+        f"{_place(where)}no module {module} for '{name}': looked for {relative}.py in {os.getcwd()} and on "
         "PYTHONPATH"
     )
 
 
-def source_digest(name: str, where: str) -> str:
+def source_digest(name: str, where: str = "") -> str:
     """Return the SHA-256 of the source file of "module:thing"."""
     return hashlib.sha256(source_file(name, where).read_bytes()).hexdigest()
 
@@ -51,14 +66,74 @@ def function_parameters(name: str, where: str) -> set[str]:
     raise TroveStepsError(f"{where}: {path} has no line 'def {wanted}(…)' at its top level")
 
 
-def load(name: str, where: str):
-    """Import "module:thing" and return the thing."""
-    module, attribute = name.split(":", 1)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+def load(name: str, where: str = "", digest: str | None = None):
+    """Import "module:thing" and return the thing; `digest` is the SHA-256 that its file must have."""
+    module, thing = name.split(":", 1)
+    folder, path = _located(name, where)
+    found = source_digest(name, where)
+    if digest is not None and found != digest:
+        raise TroveStepsError(
+            f"{_place(where)}{path} changed since this run was planned: start the workflow again, so that "
+            "its results are named by what the file holds now"
+        )
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # for what the module imports from beside it
     try:
-        return getattr(importlib.import_module(module), attribute)
+        imported = _module(module, path.resolve(), found)
     except Exception as error:  # the user's module may raise anything
         raise TroveStepsError(
-            f"{where} {name}: can't be imported: {type(error).__name__}: {error}"
+            f"{_place(where)}{path} can't be imported for '{name}' ({type(error).__name__}: {error}): "
+            "correct it"
         ) from error
+    if not hasattr(imported, thing):
+        raise TroveStepsError(f"{_place(where)}{path} has no {thing}, which '{name}' names")
+    return getattr(imported, thing)
+
+
+@cache
+def _module(name: str, path: Path, digest: str):
+    """Import a file; once for each of its contents."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    known = sys.modules.get(name)
+    if known is None or getattr(known, "__file__", None) == str(
+        path
+    ):  # else it would hide that one
+        sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+        raise
+    return module
+
+
+def load_function(name: str, digest: str | None = None) -> Callable:
+    """Return the function that module:function names; `digest` is the SHA-256 its file must have."""
+    found = load(name, digest=digest)
+    if not callable(found):
+        raise TroveStepsError(
+            f"'{name}' is no function: {source_file(name)} has something else there"
+        )
+    return found
+
+
+def called(name: str, function: Callable, *arguments):
+    """Call a user's function; whatever it raises becomes a TroveStepsError that names it."""
+    try:
+        return function(*arguments)
+    except TroveStepsError:
+        raise
+    except Exception as error:
+        trace = error.__traceback__
+        while trace.tb_next is not None:
+            trace = trace.tb_next
+        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        raise TroveStepsError(
+            f"{name} failed at {place} ({type(error).__name__}: {error}): correct the function"
+        ) from error
+
+
+def _place(where: str) -> str:
+    return f"{where}: " if where else ""

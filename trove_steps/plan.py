@@ -15,11 +15,19 @@ from trove_steps.arguments import model_flags
 from trove_steps.config import check_file, load_config, section_defaults
 from trove_steps.data import most_annotated, read_qrels
 from trove_steps.data.collections import Files, merge_collections
+from trove_steps.data.remote import RemoteData
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json, read_manifest, write_json
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.formats import OPTIONS, choose_format, format_recipe, takes_dataset
-from trove_steps.inputs import Dataset, Inputs, QrelFiles, check_record, configured_paths
+from trove_steps.inputs import (
+    Dataset,
+    Inputs,
+    QrelFiles,
+    check_record,
+    configured_paths,
+    named_data,
+)
 from trove_steps.keys import (
     VERSION,
     cross_encoder_recipe,
@@ -36,7 +44,7 @@ from trove_steps.model_settings import (
     model_files,
     resolve_settings,
 )
-from trove_steps.models import NotFetched, Source
+from trove_steps.models import Source
 from trove_steps.results import is_complete
 from trove_steps.selection import (
     candidate_flags,
@@ -178,7 +186,7 @@ class Plan:
         self.tasks = [task for task in ("evaluation", "mining") if task in self.config]
         self.fingerprints = Fingerprints(self.cache)
         self.produced = produced
-        self.inputs = Inputs(self.fingerprints)
+        self.inputs = Inputs(self.fingerprints, evaluated="evaluation" in self.tasks)
         if not (self.missing or self.unfetched):
             _ = self.cells
             self._withdraw_broken()
@@ -195,9 +203,10 @@ class Plan:
         ]
 
     @cached_property
-    def sources(self) -> dict[str, Source]:
-        """Where the models come from that are used: by name, those of queries as NAME@queries."""
-        found = {}
+    def sources(self) -> dict[str, Source | RemoteData]:
+        """Where that comes from which may have to be fetched: the models that are used by name, those of
+        queries as NAME@queries, data sets as @ADDRESS."""
+        found: dict[str, Source | RemoteData] = {}
         for name in dict.fromkeys(model for _, model in self.pairs):
             given = self.config["models"][name]
             for prefix, suffix in (("", ""), ("query_", "@queries")):
@@ -208,28 +217,22 @@ class Plan:
         if self.mining["cross_encoder"] is not None and "mining" in self.tasks:
             given = self.mining["cross_encoder"]
             found["@cross_encoder"] = Source(given, "main", "mining", "cross_encoder")
+        for name in dict.fromkeys(dataset for dataset, _ in self.pairs):
+            for data in named_data(name, self.config["datasets"][name]):
+                found.setdefault(data.name, data)
         return found
 
     @property
     def unfetched(self) -> list[str]:
-        """Sources on the Hub that are not in its cache here."""
-        return [name for name in self.sources if not self._is_here(name)]
+        """Sources that are not here yet."""
+        return [name for name, source in self.sources.items() if not source.is_here(self.cache)]
 
     def fetch_record(self, name: str) -> Path:
-        """Return what the fetching of a model leaves; one of a model that is gone is removed."""
+        """Return what the fetching of a source leaves; one of a source that is gone is removed."""
         record = self.cache / "fetched" / f"{name}.json"
-        if record.exists() and not self._is_here(name):
+        if record.exists() and not self.sources[name].is_here(self.cache):
             record.unlink(missing_ok=True)
         return record
-
-    def _is_here(self, name: str) -> bool:
-        try:
-            model_files(self.sources[name].locate())
-        except NotFetched:
-            return False
-        except TroveStepsError:
-            pass  # a mistake, which is reported in its place
-        return True
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -345,11 +348,11 @@ class Plan:
 
     @cached_property
     def checks(self) -> dict[str, Path]:
-        """Data set → the record of the check of its files; vectors without texts are not checked so."""
+        """Data set → the record of the check of its files, where it has any besides vectors."""
         return {
             name: self._valid(check_record(self.results, dataset, VERSION["data"]))
             for name, dataset in self.datasets.items()
-            if dataset.corpus.links and dataset.queries.links
+            if dataset.digests
         }
 
     def check_before(self, cell: Cell, record: Path) -> list[Path]:
@@ -561,7 +564,7 @@ class Plan:
 
     def check_flags(self, dataset: str) -> list[str]:
         """Return what is checked of a data set, as flags of the check_data step."""
-        return ["--data", str(self.inputs.intern_json(self.datasets[dataset].description))]
+        return ["--data", str(self.inputs.intern_json(self.datasets[dataset].checked))]
 
     def search_flags(self, search: str) -> list[str]:
         """Return the rules of a search as flags of the search step."""
@@ -638,7 +641,7 @@ class Plan:
 
     def encode_targets(self) -> list[Path]:
         manifests = [self.encoding_manifest(encoding) for encoding in self.encodings.values()]
-        return [*manifests, *self.helper_records()]
+        return [*manifests, *self.helper_records(), *self.check_targets()]
 
     def helper_records(self) -> list[Path]:
         """What the jobs leave that help to encode the corpora which have no manifest yet."""
@@ -693,13 +696,14 @@ class Plan:
             records += [self._valid(self.track_record(cell)) for cell in cells]
         if self.compared:
             records.append(self._valid(self.comparison_record))
-        return [*records, self._valid(self.summary_record), *self.helper_records()]
+        summary = self._valid(self.summary_record)
+        return [*records, summary, *self.helper_records(), *self.check_targets()]
 
     def mine_targets(self) -> list[Path]:
         self._require_section("mining")
         records = [self.mine_record(cell) for cell in self.cells.values()]
         records = [self._valid(record) for record in (*records, *self.merge_records.values())]
-        return [*records, *self.helper_records()]
+        return [*records, *self.helper_records(), *self.check_targets()]
 
     def default_targets(self) -> list[Path]:
         """What plain `snakemake` makes: the tasks whose sections the configuration has."""
@@ -839,7 +843,7 @@ class Plan:
             data=data,
             search=search,
             search_recipe=searched,
-            needs=self._needs(data.qrels),
+            needs=self._needs(data),
             score=score if data.qrels.digests else None,
             mine=mine,
             rescore=recipe_key(rescore) if scorer else None,
@@ -868,13 +872,16 @@ class Plan:
         names = self.evaluation["measures"] or metric_names(DEFAULT_MEASURES, k_values)
         return self.evaluation["search_topk"] or largest_cutoff(names, k_values)
 
-    def _needs(self, qrels: QrelFiles) -> dict[str, int]:
+    def _needs(self, data: Dataset) -> dict[str, int]:
         """Return how deep each task of a cell needs the search to go."""
-        needs = {}
+        needs, qrels = {}, data.qrels
         if "evaluation" in self.tasks and qrels.digests:
             needs["evaluation"] = self._evaluation_depth
         if "mining" in self.tasks:
-            annotated = self._most_annotated(qrels)
+            try:
+                annotated = self._most_annotated(qrels)
+            except TroveStepsError as error:
+                raise TroveStepsError(f"datasets.{data.name}: {error}") from None
             twins = drops_twins(self.mining, bool(qrels.digests))
             depth = selection_of(self.mining).depth(self.mining["search_topk"], annotated, twins)
             needs["mining"] = round_up(depth)

@@ -3,13 +3,18 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from tests.conftest import make_dataset, make_model, write_jsonl
-from tests.unit.test_inputs import JUDGED, PLAIN, checked
+from tests.unit.rankings import make_qrels, make_ranking
+from tests.unit.test_inputs import JUDGED, PLAIN, checked, resolved
 from trove_steps.cli import main
+from trove_steps.data.checks import check_data
 from trove_steps.errors import TroveStepsError
+from trove_steps.metrics import evaluate
 
 
 @pytest.fixture(autouse=True)
@@ -23,14 +28,19 @@ def records(*pairs) -> list[dict]:
     return [{"_id": name, "text": text} for name, text in pairs]
 
 
+PATHS = {"corpus_path": "c.jsonl", "query_path": "q.jsonl", "qrel_path": "r.tsv"}
+
+
+def small(**options) -> dict:
+    return checked(**{**PATHS, **options})
+
+
 def warnings_of(corpus=(), queries=(), qrels: str = "", **options) -> dict:
     """Return kind → warning of a small data set that is right but for what is given."""
     write_jsonl(Path("c.jsonl"), [*records(("d1", "wing")), *corpus])
     write_jsonl(Path("q.jsonl"), [*records(("q1", "lift")), *queries])
     Path("r.tsv").write_text("q1\td1\t1\n" + qrels)
-    paths = {"corpus_path": "c.jsonl", "query_path": "q.jsonl", "qrel_path": "r.tsv"}
-    found = checked(**{**paths, **options})
-    return {warning["kind"]: warning for warning in found["warnings"]}
+    return {warning["kind"]: warning for warning in small(**options)["warnings"]}
 
 
 def test_nothing_to_complain_about():
@@ -63,9 +73,108 @@ def test_what_is_probably_a_mistake(given, kind, count, examples):
     assert "\n" not in found[kind]["message"]
 
 
+def test_ids_that_lost_their_leading_zeros():
+    found = warnings_of(corpus=records(("007", "seven")), qrels="q1\t7\t1\nq1\tgone\t1\n")
+    assert "2 of 3 documents" in found["absent_documents"]["message"]
+    assert "; 1 of them would with other leading zeros" in found["absent_documents"]["message"]
+    Path("r.tsv").write_text("q1\t7\t1\n")
+    with pytest.raises(TroveStepsError, match=r"^r.tsv: none of .* exists: .* leading zeros"):
+        small()
+
+
+# --- labels ------------------------------------------------------------------------------------
+
+
+def judged(content, name: str = "r.tsv", **options) -> list[dict]:
+    """Return the warnings of a data set with 120 documents, which is evaluated, and these judgments."""
+    write_jsonl(Path("c.jsonl"), records(*((f"d{n}", f"text {n}") for n in range(120))))
+    write_jsonl(Path("q.jsonl"), records(("q1", "lift")))
+    if isinstance(content, str):
+        Path(name).write_text(content)
+    else:
+        pq.write_table(content, name)
+    options = {**PATHS, "qrel_path": name, **options}
+    return check_data(resolved(evaluated=True, **options).checked, Path("cache/in"))["warnings"]
+
+
+COLUMNS = {"query-id": ["q1", "q1"], "corpus-id": ["d1", "d2"], "score": [1.0, 0.25]}
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "line"),
+    [
+        ("query-id\tcorpus-id\tscore\nq1\td1\t1\n\nq1\td2\t0.25\n", "r.tsv", 4),
+        ("q1 0 d1 1\nq1 0 d2 0.25\n", "r.trec", 2),
+        ('{"qid": "q1", "docid": ["d1", "d2"], "score": [1, 0.25]}\n', "r.jsonl", 1),
+        ('{"qid": "q1", "docid": "d1", "rel": 1}\n{"qid": "q1", "docid": "d2", "rel": 0.25}', "r.jsonl", 2),
+        ('{"q1": {"d1": 1, "d2": 0.25}}', "r.json", 1),
+        (pa.table(COLUMNS), "r.parquet", 2),
+        ("q1\td1\t1\nq1\td2\t7112345\n", "qidpidtriples.tsv", 2),
+    ],
+)  # fmt: skip
+def test_labels_that_metrics_cant_take_are_told_before_anything_is_encoded(content, name, line):
+    with pytest.raises(TroveStepsError) as raised:
+        judged(content, name)
+    assert str(raised.value).startswith(f"{name}:{line}: 1 of 2 labels can't be gains")
+    assert "'d2', " in str(raised.value)
+    assert "score_transform" in str(raised.value)
+    assert judged(content, name, score_transform="1 if score > 0.2 else 0") == []
+
+
+def test_such_labels_are_a_warning_where_nothing_is_evaluated():
+    found = warnings_of(corpus=records(("d2", "drag")), qrels="q1\td2\t0.5\n")
+    assert found["labels_without_metrics"]["examples"] == [0.5]
+    with pytest.raises(TroveStepsError, match="cannot be a gain"):
+        gains({"q1": {"d1": 1, "d2": 0.5}})  # what the score step says of them
+
+
+def gains(labels):
+    return evaluate(make_ranking({"q1": {"d1": 1.0}}), make_qrels(labels))
+
+
+def test_labels_of_another_document_in_the_same_line_do_not_confuse():
+    """Ids that are parts of other columns: only whole columns count."""
+    with pytest.raises(TroveStepsError, match=r"^r.tsv:3: "):
+        judged("q1\td11\t1\nq1\td10\t1\nq1\td1\t1.5\n")
+
+
+def test_many_different_labels():
+    (warning,) = judged("".join(f"q1\td{n}\t{n}\n" for n in range(101)))
+    assert (warning["kind"], warning["count"]) == ("many_labels", 101)
+    assert judged("".join(f"q1\td{n}\t{n}\n" for n in range(100))) == []
+
+
+# --- places ------------------------------------------------------------------------------------
+
+
+def test_one_mistake_does_not_hide_another():
+    Path("c.jsonl").write_text('{"_id": "d1"\n')
+    Path("q.jsonl").write_text('{"_id": "q1", "text": "a"}\n{"_id": "q1", "text": "b"}\n')
+    Path("r.tsv").write_text("q1\td1\t1\nq1\td2\n")
+    with pytest.raises(TroveStepsError) as raised:
+        small()
+    places = [line.partition(": ")[0] for line in str(raised.value).splitlines()]
+    assert places == ["c.jsonl:1", "q.jsonl:2", "r.tsv:2"]
+
+
+def test_a_file_is_called_what_the_configuration_calls_it():
+    """Two data sets with the same content have the same link in the cache."""
+    resolved(**JUDGED)
+    Path("other").mkdir()
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv"):
+        Path("other", name).write_bytes(Path("data", name).read_bytes())
+    other = {option: path.replace("data/", "other/") for option, path in JUDGED.items()}
+    found = checked(**other)
+    paths = [
+        file["path"] for side in ("corpus", "queries", "qrels") for file in found[side]["files"]
+    ]
+    assert paths == ["other/corpus.jsonl", "other/queries.jsonl", "other/qrels.tsv"]
+
+
 def test_ids_that_both_sides_number_are_no_mistake():
     """Cranfield's query 1 and document 1 have nothing to do with each other."""
     assert warnings_of(corpus=records(("q1", "unrelated"))) == {}
+    assert small()["shared_ids"] == {"same_text": 0, "other_text": 1}
     same = {"corpus": records(("q1", "lift"))}
     assert "exclude_identical_ids: true" in warnings_of(**same)["identical_ids"]["message"]
     assert warnings_of(**same, exclude_identical_ids=True) == {}
@@ -73,7 +182,8 @@ def test_ids_that_both_sides_number_are_no_mistake():
 
 def test_files_that_do_not_belong_together_end_the_run():
     with pytest.raises(
-        TroveStepsError, match="none of the 11 queries that the judgments name exists"
+        TroveStepsError,
+        match=r"^data/qrels.tsv: none of the 11 queries that the judgments name exists: .*q.jsonl holds",
     ):
         checked(**{**JUDGED, "query_path": write("q.jsonl", records(("other", "x")))})
     with pytest.raises(TroveStepsError, match=r"none of the .* documents that the judgments name"):
@@ -127,7 +237,7 @@ def test_doctor_data(configured, capsys):
     assert main(["doctor", "data", *configured]) == 0
     page = capsys.readouterr().out
     assert "documents: 60\n" in page
-    assert "TSV with header: 33 read, 33 different" in page
+    assert "TSV with header: 33 read\n" in page
     assert "min_score 1: 33 → " in page
     assert "are cut off at 16" in page
     assert main(["doctor", "data", *configured, "--json"]) == 0
@@ -142,7 +252,7 @@ def test_doctor_data(configured, capsys):
 def test_show_dataset(configured, capsys):
     assert main(["show", "dataset", *configured]) == 0
     page = capsys.readouterr().out
-    assert "data/corpus.jsonl: 60 records" in page
+    assert "data/corpus.jsonl: JSON lines, 60 records" in page
     assert "sha256 " in page
     assert main(["show", "dataset", "x", *configured[1:]]) == 1
     assert "no data set is named 'x'" in capsys.readouterr().err
@@ -153,3 +263,60 @@ def test_strict_in_doctor_data(configured, capsys):
     config["datasets"]["d"]["strict"] = True
     Path("my.yaml").write_text(yaml.safe_dump(config))
     assert main(["doctor", "data", *configured]) == 1  # a query has no judgments
+
+
+def configure(**sections) -> None:
+    config = yaml.safe_load(Path("my.yaml").read_text())
+    Path("my.yaml").write_text(yaml.safe_dump({**config, **sections}))
+
+
+def doctor(capsys) -> dict:
+    assert main(["doctor", "data", "d", "--configfile", "my.yaml", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_vectors_without_texts(configured, capsys):
+    vectors = {"corpus_embeddings": "c.npy", "query_embeddings": "q.npy"}
+    configure(datasets={"d": {**vectors, "qrel_path": "data/qrels.tsv"}}, models={"m": {}})
+    found = doctor(capsys)
+    assert (found["corpus"]["records"], found["qrels"]["judgments"]) == (0, 33)
+    assert found["lengths"] == {"m": {}}
+    for command in (["doctor", "data"], ["show", "dataset"]):
+        assert main([*command, *configured]) == 0
+        assert "judgments: 33" in capsys.readouterr().out
+
+
+def test_a_model_whose_vectors_come_from_elsewhere(configured, capsys):
+    data = {**JUDGED, "corpus_embeddings": "c.npy", "query_embeddings": "q.npy"}
+    configure(datasets={"d": data}, models={"m": {}})
+    assert "has no model_name_or_path" in doctor(capsys)["lengths"]["m"]["corpus"]["error"]
+
+
+def test_lengths_are_those_of_the_texts_that_will_be_encoded(configured, capsys):
+    Path("own_format.py").write_text(
+        "def twice(text, dataset):\n    return f'{text} {text} {dataset}'\n"
+    )
+    plain = doctor(capsys)["lengths"]["m"]["queries"]["percentiles"]
+    model = {"model_name_or_path": "model", "pooling": "mean"}
+    forms = {"query_format": {"d": "wing {text}"}, "passage_format": "own_format:twice"}
+    configure(models={"m": {**model, **forms}})
+    found = doctor(capsys)["lengths"]["m"]
+    assert found["queries"]["percentiles"]["p100"] == plain["p100"] + 1
+    texts = [
+        json.loads(line)["text"] for line in Path("data/corpus.jsonl").read_text().splitlines()
+    ]
+    longest = max(2 * len(text.split()) for text in texts)
+    assert found["corpus"]["percentiles"]["p100"] == longest + 1 + 2  # the name of the data set
+
+
+def test_queries_have_the_lengths_of_their_own_model(configured, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "trove_steps.data.lengths._count_tokens",
+        lambda folder, texts, settings: asked.append(folder.name) or [1] * len(texts),
+    )
+    make_model(Path("other"))
+    model = {"model_name_or_path": "model", "query_model_name_or_path": "other", "pooling": "mean"}
+    configure(models={"m": model})
+    doctor(capsys)
+    assert asked == ["model", "other"]

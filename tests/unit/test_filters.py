@@ -1,5 +1,6 @@
 """Filters of judgments, against plain Python that does the same one by one."""
 
+import math
 import operator
 import time
 from itertools import groupby
@@ -7,7 +8,7 @@ from itertools import groupby
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trove_steps.data.expressions import check, evaluate
@@ -134,9 +135,93 @@ def test_what_an_expression_may_not_hold(expression, message):
     assert "\n" not in str(raised.value)
 
 
-def test_a_score_that_is_no_finite_number_is_refused():
-    with pytest.raises(TroveStepsError, match="finite"):
-        evaluate("1 / score", table(ROWS), "number")
+@pytest.mark.parametrize("operator_", ["/", "//", "%"])
+def test_a_division_by_zero_is_refused_unless_it_is_guarded(operator_):
+    """numpy would give 0 for whole numbers, and a condition would hide infinity."""
+    division = f"6 {operator_} score"
+    for expression, wanted in ((division, "number"), (f"{division} > 0", "truth")):
+        with pytest.raises(TroveStepsError, match="divides by zero for some judgments"):
+            evaluate(expression, table(ROWS), wanted)
+        check(expression, wanted)
+    expected = [eval(division, {"score": row[2]}) if row[2] else 7 for row in ROWS]
+    assert evaluate(f"{division} if score else 7", table(ROWS), "number").tolist() == expected
+    for guarded in (f"score != 0 and {division} > 1", f"not (score == 0 or {division} <= 1)"):
+        assert evaluate(guarded, table(ROWS), "truth").tolist() == [
+            row[2] != 0 and eval(division, {"score": row[2]}) > 1 for row in ROWS
+        ]
+
+
+@pytest.mark.parametrize(
+    "expression", ["score or 1", "score and 2", "score > 1 and docid", "1 or qid"]
+)
+def test_and_and_or_join_conditions_only(expression):
+    """In Python `score or 1` is 3 where the score is 3, not true."""
+    for wanted in ("truth", "number"):
+        with pytest.raises(TroveStepsError, match="is no condition: and, or join conditions"):
+            check(expression, wanted)
+
+
+@pytest.mark.parametrize(
+    ("expression", "score"),
+    [("floor(score)", 1e300), ("ceil(score)", -1e19), ("floor", 2.0**63), ("score * 4", 1 << 62),
+     ("score + score", 1 << 62), ("score - 3 * score", 1 << 62)],
+)  # fmt: skip
+def test_what_does_not_fit_into_64_bits_is_refused(expression, score):
+    with pytest.raises(TroveStepsError, match="does not fit into 64 bits"):
+        filtered(table([("q", "d", score)]), {"score_transform": expression})
+    with pytest.raises(TroveStepsError, match="no number"):
+        filtered(table(ROWS), {"score_transform": 10**30})
+
+
+def joined(*parts) -> st.SearchStrategy[str]:
+    return st.tuples(*(st.just(p) if isinstance(p, str) else p for p in parts)).map("".join)
+
+
+def conditions_of(numbers):
+    atoms = joined(numbers, st.sampled_from([" < ", " == ", " >= ", " != "]), numbers)
+    atoms |= st.sampled_from(["docid.endswith('_synth')", "qid == 'q1'", "score in [1, 3]"])
+    return st.recursive(
+        atoms,
+        lambda inner: (
+            joined("(", inner, st.sampled_from([" and ", " or "]), inner, ")")
+            | joined("(not ", inner, ")")
+        ),
+        max_leaves=4,
+    )
+
+
+NUMBERS = st.recursive(
+    st.sampled_from(["score", "score", "2", "-1", "0", "0.5"]),
+    lambda inner: (
+        joined("(", inner, st.sampled_from([" + ", " - ", " * ", " / ", " // ", " % "]), inner, ")")
+        | joined(st.sampled_from(["abs(", "floor(", "ceil("]), inner, ")")
+        | joined("min(", inner, ", ", inner, ")")
+        | joined("(", inner, " if ", conditions_of(inner), " else ", inner, ")")
+    ),
+    max_leaves=6,
+)
+
+
+def in_python(expression: str, rows) -> list | None:
+    """Evaluate row by row; None if Python raises."""
+    names = {"abs": abs, "min": min, "floor": math.floor, "ceil": math.ceil, "__builtins__": {}}
+    try:
+        return [eval(expression, names, {"qid": q, "docid": d, "score": s}) for q, d, s in rows]
+    except (ZeroDivisionError, OverflowError):
+        return None
+
+
+@settings(deadline=None, max_examples=400)
+@example("score", "(score < score and score < (score / 0))")
+@given(NUMBERS, conditions_of(NUMBERS))
+def test_an_expression_gives_what_python_gives(number, condition):
+    for expression, wanted in ((number, "number"), (condition, "truth")):
+        expected = in_python(expression, ROWS)
+        if expected is None:
+            with pytest.raises(TroveStepsError):
+                evaluate(expression, table(ROWS), wanted)
+        else:
+            assert evaluate(expression, table(ROWS), wanted).tolist() == pytest.approx(expected)
 
 
 PIECES = st.sampled_from(
@@ -259,6 +344,9 @@ def wrong(recs):
 def text(rec):
     return "high"
 
+def twice(recs):
+    return recs + recs[:1]
+
 number = 7
 """
 
@@ -288,11 +376,15 @@ def test_functions_of_the_users_own(functions):
             {"filter_fn": "own_filters:fails"},
             r"own_filters:fails failed at .*own_filters.py:13 \(KeyError",
         ),
-        ({"filter_fn": "own_filters:gone"}, "has no function gone"),
-        ({"filter_fn": "own_filters:number"}, "has no function number"),
+        ({"filter_fn": "own_filters:gone"}, "own_filters.py has no gone"),
+        ({"filter_fn": "own_filters:number"}, "is no function"),
         ({"filter_fn": "no_such_file:f"}, "no module no_such_file"),
         ({"group_filter_fn": "own_filters:wrong"}, "must return a list of the records that it got"),
-        ({"group_filter_fn": "own_filters:number"}, "has no function number"),
+        ({"group_filter_fn": "own_filters:number"}, "is no function"),
+        (
+            {"group_filter_fn": "own_filters:twice"},
+            "returned a record of the query 'q1' twice, of .* 'a'",
+        ),
         ({"score_transform": "own_filters:text"}, "'high' is not a number"),
         (
             {"filter_fn": "own_filters:graded", "sources": {"own_filters:graded": "0" * 64}},

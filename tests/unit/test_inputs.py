@@ -1,26 +1,34 @@
 """From the options of a data set to files and keys, and from several collections to one set of judgments."""
 
+import bz2
+import glob
 import gzip
 import json
+import lzma
+import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import PROJECT, make_dataset, make_model, write_jsonl
+from tests.conftest import make_dataset, make_model, write_jsonl
 from trove_steps.config import load_config
-from trove_steps.data import read_records, reader_of
+from trove_steps.data import format_text, load_qrels, read_records, reader_of
 from trove_steps.data.checks import check_data
 from trove_steps.data.collections import Files, merge_collections
 from trove_steps.data.namespaces import Namespaces, named
+from trove_steps.data.remote import fetch_data, globbed
 from trove_steps.errors import TroveStepsError
+from trove_steps.files import write_json
 from trove_steps.fingerprint import Fingerprints
-from trove_steps.inputs import Inputs
+from trove_steps.inputs import Inputs, named_data
 from trove_steps.plan import Plan
 
 MODELS = {"m": {"model_name_or_path": "x"}}
@@ -33,9 +41,13 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def resolved(**options):
-    config = load_config({"datasets": {"d": options}, "models": MODELS})
-    return Inputs(Fingerprints(Path("cache"))).dataset("d", config["datasets"]["d"])
+def resolved(evaluated: bool = False, **options):
+    """Resolve a data set; what it takes from elsewhere is fetched first, as snakemake does."""
+    given = load_config({"datasets": {"d": options}, "models": MODELS})["datasets"]["d"]
+    for data in named_data("d", given):
+        if not data.is_here(Path("cache")):
+            write_json(Path("cache/fetched", f"{data.name}.json"), fetch_data(data, Path("cache")))
+    return Inputs(Fingerprints(Path("cache")), evaluated).dataset("d", given)
 
 
 def message_of(**options) -> str:
@@ -45,7 +57,7 @@ def message_of(**options) -> str:
 
 
 def checked(**options) -> dict:
-    return check_data(resolved(**options).description, Path("cache/in"))
+    return check_data(resolved(**options).checked, Path("cache/in"))
 
 
 PLAIN = {"corpus_path": "data/corpus.jsonl", "query_path": "data/queries.jsonl"}
@@ -75,6 +87,14 @@ def test_patterns_stand_for_files_in_the_order_of_their_names():
     assert found.corpus.paths == ("parts/[x].jsonl",)
 
 
+PACKED = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.compress,
+}
+
+
 def test_a_folder_in_beirs_layout(folder):
     Path("beir/qrels").mkdir(parents=True)
     Path("beir/corpus.jsonl.gz").write_bytes(gzip.compress(Path("data/corpus.jsonl").read_bytes()))
@@ -87,6 +107,26 @@ def test_a_folder_in_beirs_layout(folder):
         "datasets.d.beir: the file 'beir/qrels/dev.tsv' does not exist; there are the splits test"
     )
     assert "no folder 'nothing'" in message_of(beir="nothing")
+    for left_over in (
+        "corpus.jsonl.bak",
+        "corpus.jsonl.gz.tmp",
+        "queries.jsonl~",
+        "qrels/test.tsv.orig",
+    ):
+        Path("beir", left_over).write_text("rubbish")
+    assert resolved(beir="beir").description == found.description
+    Path("beir/queries.jsonl").rename("beir/queries.jsonl.old")
+    assert "the file 'beir/queries.jsonl' does not exist" in message_of(beir="beir")
+
+
+@pytest.mark.parametrize("ending", list(PACKED))
+def test_compressed_judgments_of_a_beir_folder(ending):
+    Path("data/qrels").mkdir()
+    judged = Path("data/qrels.tsv").read_bytes()
+    Path(f"data/qrels/dev.tsv{ending}").write_bytes(PACKED[ending](judged))
+    found = checked(beir="data", split="dev")["qrels"]
+    assert found["judgments"] == judged.count(b"\n") - 1
+    assert found["collections"][0]["formats"][0].startswith("TSV with header, ")
 
 
 ROWS = [("7", "A", "one text"), ("8", "B", "another")]
@@ -141,6 +181,30 @@ def texts(path):
 
 def bad_score(path):
     return [("q1", "d1", "high")]
+
+def half_an_id(path):
+    return [("q1", "d\\ud800", 1)]
+
+def not_finite(path):
+    return [("q1", "d1", float("nan"))]
+
+def of_numpy(path):
+    import numpy as np
+    return [(np.str_("q1"), np.int64(7), np.float32(0.5))]
+
+def records_of_numpy(path):
+    import numpy as np
+    return [{"_id": np.int64(7), "text": np.str_("seven"), "title": None}]
+
+def half_a_character(path):
+    return [{"_id": "a", "text": "good"}, {"_id": "b", "text": "bad \\udfff"}]
+
+def half_a_record_id(path):
+    return [{"_id": "a\\udfff", "text": "good"}]
+
+def from_beside(path):
+    import beside_own_loaders
+    return beside_own_loaders.JUDGED
 """
 
 
@@ -163,9 +227,42 @@ def test_own_loaders(folder):
         judged("broken")
     with pytest.raises(TroveStepsError, match=r"lines.txt, read by .*'high' is not a number"):
         judged("bad_score")
-    for loader, message in (("no_ids", "no id field"), ("texts", "must return mappings")):
+    with pytest.raises(TroveStepsError, match=r"lines.txt, read by .*score nan is not a finite"):
+        judged("not_finite")
+    with pytest.raises(TroveStepsError, match=r"lines.txt, read by .* half of a surrogate pair"):
+        judged("half_an_id")
+    assert judged("of_numpy") == [("q1", "7", 0.5)]
+    (batch,) = read_records(
+        "lines.txt", reader=reader_of({"loader": "own_loaders:records_of_numpy"})
+    )
+    assert (batch.ids, batch.texts, batch.integer_ids) == (["7"], ["seven"], 1)
+    for loader, message in (
+        ("no_ids", "no id field"),
+        ("texts", "must return mappings"),
+        ("half_a_character", "^lines.txt:2: the text holds half of a surrogate pair"),
+        ("half_a_record_id", "^lines.txt:1: the id .* holds half of a surrogate pair"),
+    ):
         with pytest.raises(TroveStepsError, match=message):
             list(read_records("lines.txt", reader=reader_of({"loader": f"own_loaders:{loader}"})))
+
+
+def test_own_code_imports_what_lies_beside_it(folder, monkeypatch):
+    Path("code").mkdir()
+    Path("code/own_loaders_elsewhere.py").write_text(LOADERS)
+    Path("code/beside_own_loaders.py").write_text("JUDGED = [('q1', 'd1', 1)]")
+    Path("lines.txt").write_text("first\n")
+    monkeypatch.setattr(sys, "path", [str(folder / "code"), *sys.path])
+    table, _ = load_qrels(["lines.txt"], loader="own_loaders_elsewhere:from_beside")
+    assert table.num_rows == 1
+
+
+def test_own_code_hides_no_other_module(folder):
+    """A file that is called like a module of Python's is read, and Python keeps its own."""
+    Path("json.py").write_text(LOADERS)
+    Path("lines.txt").write_text("first\n")
+    table, _ = load_qrels(["lines.txt"], loader="json:triplets")
+    assert table.num_rows == 2
+    assert sys.modules["json"] is json
 
 
 # --- the Hub and ir_datasets -----------------------------------------------------------------------
@@ -211,17 +308,108 @@ def test_files_on_the_hub_by_address(hub):
     message = message_of(**{**PLAIN, "corpus_path": "hf://datasets/org/tiny/gone.jsonl"})
     assert "datasets.d.corpus_path: no file 'gone.jsonl' in the data set org/tiny" in message
     message = message_of(**{**PLAIN, "corpus_path": "hf://datasets/org/other/a.jsonl"})
-    assert "'org/other' (revision main) is no file here, is not in the Hub's cache" in message
+    assert "'org/other' (revision main) is no file here and is not in the Hub's cache" in message
     assert "no address of the form" in message_of(**{**PLAIN, "corpus_path": "hf://models/x"})
+
+
+def test_what_was_fetched_stays_what_it_is(hub, monkeypatch):
+    """A branch that moves changes nothing until the record is deleted."""
+    options = {**PLAIN, "corpus_path": "hf://datasets/org/tiny/corpus/*.parquet"}
+    before = resolved(**options)
+    commit = "f" * 40
+    shutil.copytree(hub, hub.parent / commit)
+    (hub.parent / commit / "corpus/corpus-00001-of-00002.parquet").write_bytes(b"PAR1 other")
+    (hub.parents[1] / "refs/main").write_text(commit)
+    assert resolved(**options).description == before.description
+    assert before.provenance["corpus"][0]["origin"] == {
+        "hub": "org/tiny", "revision": "main", "commit": COMMIT
+    }  # fmt: skip
+    (record,) = Path("cache/fetched").glob("@org-tiny-corpus-*.json")
+    record.unlink()
+    assert resolved(**options).provenance["corpus"][0]["origin"]["commit"] == commit
+
+
+def test_planning_fetches_nothing(hub):
+    given = load_config(
+        {"datasets": {"d": {**PLAIN, "corpus_path": "org/tiny:corpus"}}, "models": MODELS}
+    )
+    inputs = Inputs(Fingerprints(Path("cache")))
+    with pytest.raises(
+        TroveStepsError, match=r"^datasets.d.corpus_path: 'org/tiny:corpus' is no file here"
+    ):
+        inputs.dataset("d", given["datasets"]["d"])
+
+
+def test_a_collection_that_is_here_in_part_is_an_error(hub):
+    options = {**PLAIN, "corpus_path": "hf://datasets/org/tiny/corpus/*.parquet"}
+    part = hub / "corpus/corpus-00001-of-00002.parquet"
+    content = part.read_bytes()
+    part.unlink()
+    message = message_of(**options)
+    assert (
+        "corpus_path: the Hub's cache holds 1 of the 2 parts corpus/corpus-*-of-00002.parquet"
+        in message
+    )
+    part.symlink_to("../../../blobs/gone")
+    assert "is missing or leads nowhere: delete" in message_of(**options)
+    part.unlink()
+    part.write_bytes(content)
+    resolved(**options)
+    part.unlink()  # gone since: fetched again, or said to be missing, but never left out
+    assert "holds 1 of the 2 parts" in message_of(**options)
+
+
+@pytest.mark.parametrize(
+    "revision", ["refs/convert/parquet", "~parquet", "refs%2Fconvert%2Fparquet"]
+)
+def test_revisions_of_the_hubs_own(hub, revision):
+    (hub.parents[1] / "refs/refs/convert").mkdir(parents=True)
+    (hub.parents[1] / "refs/refs/convert/parquet").write_text(COMMIT)
+    found = resolved(
+        **{**PLAIN, "query_path": f"hf://datasets/org/tiny@{revision}/queries/q.parquet"}
+    )
+    assert found.queries.paths == (str(hub / "queries/q.parquet"),)
+    assert found.provenance["queries"][0]["origin"]["revision"] == "refs/convert/parquet"
+
+
+NAMES = [
+    "a.jsonl",
+    "b.jsonl",
+    ".hidden.jsonl",
+    "x/a.jsonl",
+    "x/y/a.jsonl",
+    "x/y/b.tsv",
+    "x/.z/a.jsonl",
+]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["a.jsonl", "*.jsonl", "**/*.jsonl", "x/*", "x/**", "**", "*/a.jsonl", "x/**/a.jsonl", "**/y/*",
+     "[ab].jsonl", "[!a].jsonl", "?.jsonl", ".*", "x/.z/*", "gone", "**/**/a.jsonl"],
+)  # fmt: skip
+def test_patterns_of_names_on_the_hub_match_as_those_of_files(folder, pattern):
+    for name in NAMES:
+        Path("tree", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("tree", name).touch()
+    found = glob.glob(pattern, root_dir="tree", recursive=True)
+    assert globbed(NAMES, pattern) == sorted({f for f in found if Path("tree", f).is_file()})
 
 
 def test_a_data_set_on_the_hub_by_name(hub, monkeypatch):
     found = resolved(corpus_path="org/tiny:corpus", query_path="org/tiny:queries:queries")
     ids = [i for path in found.corpus.paths for batch in read_records(path) for i in batch.ids]
     assert ids == ["d0", "d1"]
-    monkeypatch.setattr(subprocess, "run", None)  # remembered: nothing is started again
+    monkeypatch.delattr("datasets.load_dataset")  # what was made is not made again
     again = resolved(corpus_path="org/tiny:corpus", query_path="org/tiny:queries:queries")
     assert again.description == found.description
+
+
+def test_a_name_without_an_organisation_has_a_configuration(hub):
+    (hub.parents[1]).rename(hub.parents[2] / "datasets--tiny")
+    found = resolved(corpus_path="tiny:corpus", query_path="tiny:queries:queries")
+    assert len(found.corpus.paths) == 1
+    assert "does not exist" in message_of(**{**PLAIN, "corpus_path": "tiny"})
 
 
 @pytest.mark.parametrize(
@@ -248,6 +436,7 @@ Page.default_text = lambda self: self.body
 Query = namedtuple("Query", "query_id text")
 Qrel = namedtuple("Qrel", "query_id doc_id relevance iteration")
 class Dataset:
+    has_docs = has_queries = has_qrels = lambda self: True
     def docs_iter(self): return iter([Doc("d1", "", "wing"), Doc("d2", "T", "flow"), Page("d3", "u", "heat")])
     def queries_iter(self): return iter([Query("q1", "lift")])
     def has_qrels(self): return True
@@ -259,11 +448,12 @@ def load(name):
 
 def test_a_data_set_of_ir_datasets(folder, monkeypatch):
     """Against a stand-in with the package's interface; the real one fetches its data."""
-    Path("stub").mkdir()
-    Path("stub/ir_datasets.py").write_text(STUB)
-    monkeypatch.setenv("PYTHONPATH", f"{folder / 'stub'}:{PROJECT}")
+    stub = types.ModuleType("ir_datasets")
+    exec(STUB, vars(stub))
+    monkeypatch.setitem(sys.modules, "ir_datasets", stub)
     found = checked(ir_datasets="toy/test")
     assert (found["corpus"]["records"], found["qrels"]["judgments"]) == (3, 1)
+    assert found["qrels"]["files"][0]["origin"] == {"ir_datasets": "toy/test"}
     (corpus,) = resolved(ir_datasets="toy/test").corpus.paths
     (batch,) = read_records(corpus)
     assert batch.texts == ["wing", "flow", "heat"]
@@ -273,8 +463,47 @@ def test_a_data_set_of_ir_datasets(folder, monkeypatch):
     assert message_of(ir_datasets="toy/gone") == (
         "datasets.d.ir_datasets: ir_datasets knows no data set 'toy/gone'"
     )
-    Path("stub/ir_datasets.py").write_text("raise ImportError")
+    monkeypatch.setitem(sys.modules, "ir_datasets", None)
     assert "pip install ir_datasets" in message_of(ir_datasets="toy/other")
+
+
+def test_the_package_ir_datasets(folder):
+    """A document's default text, which has the title in it, gets no title besides."""
+    package = pytest.importorskip("ir_datasets")
+    from ir_datasets.datasets.base import Dataset
+    from ir_datasets.datasets.beir import BeirTitleDoc
+    from ir_datasets.datasets.nfcorpus import NfCorpusDoc
+    from ir_datasets.formats import BaseDocs, BaseQrels, BaseQueries, GenericQuery, TrecQrel
+
+    documents = [NfCorpusDoc("d1", "u", "Flow", "heat"), BeirTitleDoc("d2", "lift", "Wing")]
+
+    class Docs(BaseDocs):
+        def docs_iter(self):
+            return iter(documents)
+
+        def docs_cls(self):
+            return BeirTitleDoc
+
+    class Queries(BaseQueries):
+        def queries_iter(self):
+            return iter([GenericQuery("q1", "drag")])
+
+    class Qrels(BaseQrels):
+        def qrels_iter(self):
+            return iter([TrecQrel("q1", "d2", 2, "0")])
+
+    if "trove-steps-test" not in list(package.registry):
+        package.registry.register("trove-steps-test", Dataset(Docs(), Queries(), Qrels()))
+    found = resolved(ir_datasets="trove-steps-test")
+    (batch,) = read_records(found.corpus.paths[0])
+    texts = [
+        format_text("{title} {text}", title, text)
+        for title, text in zip(batch.titles, batch.texts, strict=True)
+    ]
+    assert (
+        texts == [document.default_text() for document in documents] == ["Flow heat", "Wing lift"]
+    )
+    assert checked(ir_datasets="trove-steps-test")["qrels"]["labels"] == [[2, 1]]
 
 
 # --- collections -----------------------------------------------------------------------------------
@@ -358,8 +587,47 @@ def test_a_subset_of_the_queries_by_either_kind_of_file():
         assert merged_of(options) == SYNTHETIC | {("foo", "real_A", 1), ("foo", "real_B", 0)}
     Path("train.jsonl").write_text("nonsense\n")
     options["collections"][0]["query_subset_path"] = "train.jsonl"
-    with pytest.raises(TroveStepsError, match="query_subset_path: neither queries"):
+    with pytest.raises(TroveStepsError, match="query_subset_path: neither judgments nor queries"):
         merged_of(options)
+
+
+def test_a_subset_is_read_as_the_configuration_says():
+    real = [("foo", "real_A", 1), ("foo", "real_B", 0)]
+    options = worked_example()
+    write_jsonl(Path("q.jsonl"), [{"qkey": q, "text": q, "id": "x"} for q in ("foo", "bar", "qux")])
+    write_jsonl(Path("train.jsonl"), [{"qkey": "foo", "text": "foo", "id": "x"}])
+    fields = {"query_subset_path": "train.jsonl", "query_fields": {"id": "qkey"}}
+    options["collections"][0].update(fields)
+    assert merged_of(options) == SYNTHETIC | set(real)
+
+    Path("own_lists.py").write_text(OWN_LISTS)
+    Path("train.txt").write_text("only: foo\n")
+    Path("real.txt").write_text(Path("real.tsv").read_text())
+    for own in ({"record_loader": "own_lists:queries"}, {"loader": "own_lists:judged"}):
+        options = worked_example(query_subset_path="train.txt", **own)
+        assert merged_of(options) == SYNTHETIC | set(real)
+
+
+OWN_LISTS = """
+def queries(path):
+    return [{"_id": line.split(": ")[1].strip(), "text": ""} for line in open(path)]
+
+def judged(path):
+    lines = [line.split() for line in open(path)]
+    if lines[0][0] == "only:":
+        return [(lines[0][1], "any", 1)]
+    return [(query, doc, int(score)) for query, doc, score in lines[1:]]
+"""
+
+
+def test_filters_see_repeated_rows_as_in_trove():
+    """Trove filters rows and then takes the last one of a pair."""
+    Path("data/qrels.tsv").write_text("q1\td1\t1\nq1\td1\t0\nq1\td2\t2\nq1\td2\t1\n")
+    found = merged_of({**JUDGED, "min_score": 1})
+    assert found == {("q1", "d1", 1), ("q1", "d2", 1)}
+    (told,) = checked(**JUDGED, min_score=1)["qrels"]["collections"]
+    assert (told["read"], told["repeated"], told["relabelled"]) == (4, 1, 1)
+    assert told["steps"] == [{"filter": "min_score 1", "before": 4, "after": 3}]
 
 
 def test_filters_that_leave_nothing_say_so():

@@ -179,7 +179,8 @@ def test_all_models_on_all_datasets_share_what_is_equal(raw):
     ]  # fmt: skip
     assert len(plan.searches) == 4
     assert sorted(role for role, _, _ in plan.encodings) == ["corpus"] * 2 + ["queries"] * 4
-    assert len(plan.encode_targets()) == len(set(plan.encode_targets())) == 6
+    # Six collections, two checks.
+    assert len(plan.encode_targets()) == len(set(plan.encode_targets())) == 8
 
 
 def test_two_names_of_one_model_share_everything_but_results(raw):
@@ -187,7 +188,7 @@ def test_two_names_of_one_model_share_everything_but_results(raw):
     plan = Plan(raw)
     assert len(plan.searches) == 1
     assert len(plan.encodings) == 2
-    assert len(set(plan.evaluate_targets())) == 4  # two records, the comparison and the summary
+    assert len(set(plan.evaluate_targets())) == 5  # two records, comparison, summary, check
 
 
 @pytest.mark.parametrize(
@@ -390,30 +391,32 @@ def test_the_report_is_named_by_all_that_it_shows(raw):
 
 def test_plain_snakemake_does_the_tasks_that_have_a_section(raw):
     plan = Plan(raw)
-    tasks = plan.evaluate_targets() + plan.mine_targets()
+    tasks = list(dict.fromkeys(plan.evaluate_targets() + plan.mine_targets()))
+    assert set(plan.checks.values()) < set(tasks)  # also where all results are there
     assert plan.default_targets() == [*tasks, plan.report_record]
     assert Plan({**raw, "report": False}).default_targets() == tasks
     del raw["mining"]
     alone = Plan(raw)
-    assert alone.default_targets() == [*plan.evaluate_targets(), alone.report_record]
+    assert alone.default_targets() == [*alone.evaluate_targets(), alone.report_record]
     assert alone.report_record != plan.report_record
     with pytest.raises(TroveStepsError, match="add `mining:`"):
         Plan(raw).mine_targets()
     del raw["evaluation"]
-    assert Plan(raw).default_targets() == plan.encode_targets()
+    neither = Plan(raw)
+    assert neither.default_targets() == neither.encode_targets()
 
 
 def test_a_record_whose_files_are_gone_is_dropped(raw):
     plan = Plan(raw)
-    (record,) = plan.mine_targets()
+    record, check = plan.mine_targets()
     mined = record.parent.parent / "mined_qrels.tsv"
     mined.parent.mkdir(parents=True)
     mined.write_text("x")
     write_record(record, [mined])
-    assert plan.mine_targets() == [record]
+    assert plan.mine_targets() == [record, check]
     assert record.exists()
     mined.unlink()
-    assert plan.mine_targets() == [record]
+    assert plan.mine_targets() == [record, check]
     assert not record.exists()
 
 
@@ -525,9 +528,8 @@ def test_many_models_and_datasets_are_planned_fast(raw):
     Plan(raw)
     started = time.process_time()
     plan = Plan(raw)
-    assert (
-        len(plan.default_targets()) == 203
-    )  # 100 evaluated, 100 mined, comparison, summary, report
+    # 100 evaluated, 100 mined, comparison, summary, report, 10 checks
+    assert len(plan.default_targets()) == 213
     assert time.process_time() - started < 2
 
 

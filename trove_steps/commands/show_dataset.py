@@ -27,6 +27,6 @@ def run(options: argparse.Namespace) -> int:
     if is_complete(check_record(results, data, VERSION["data"])):
         found = read_json(results / data.name / FILE)
     else:
-        found = check_data(data.description, links)
+        found = check_data(data.checked, links)
     print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else page(found))
     return 0

@@ -33,7 +33,7 @@ def to_numpy(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
     import pyarrow as pa
 
     if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
+        values = values.combine_chunks() if values.num_chunks else pa.nulls(0, values.type)
     return np.from_dlpack(values)
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from trove_steps.data.arrays import from_strings, to_numpy
 from trove_steps.data.collections import Files, merge_collections
-from trove_steps.data.ids import repeated_rows, shortened
+from trove_steps.data.findings import collecting, first_ids, warning
+from trove_steps.data.ids import repeated_rows
+from trove_steps.data.judgment_checks import about_judgments
 from trove_steps.data.namespaces import Namespaces, named
-from trove_steps.data.records import read_records, reader_of
+from trove_steps.data.records import describe_format, read_records, reader_of
 from trove_steps.errors import TroveStepsError
 
-EXAMPLES = 3
 PLAIN_COLLECTION = {"subset": [], "options": {}}
 
 
@@ -23,7 +24,8 @@ class Side:
 
     ids: pa.ChunkedArray of strings, qualified where needed; namespaces: None without such.
     texts: int64 [n], equal for equal texts, as are `whole` for equal titles and texts.
-    files: {"path", "records", "integer_ids", "empty", "without_title", "characters"} per file.
+    files: {"path", "sha256", "format", "records", "integer_ids", "empty", "without_title", "characters"}
+    per file, and "reader" where it is not read in the plain way.
     """
 
     ids: object
@@ -65,7 +67,11 @@ def read_side(files: Files, given: Sequence[dict]) -> Side:
             counts["empty"] += sum(blank)
             counts["without_title"] += sum(not title for title in batch.titles)
             counts["characters"] += sum(map(len, joined))
-        described.append({"path": shown, "sha256": files.digests[number], **counts})
+        form = describe_format(path, shown, readers[number])
+        read_by = {"reader": given[number]} if given[number] else {}
+        described.append(
+            {"path": shown, "sha256": files.digests[number], "format": form, **read_by, **counts}
+        )
         where.append((shown, sum(map(len, ids))))
     found, spaces = named(
         pa.chunked_array(ids, pa.string()), where, files.digests, readers, list(given)
@@ -83,58 +89,93 @@ def read_side(files: Files, given: Sequence[dict]) -> Side:
 def check_data(description: dict, links: Path) -> dict:
     """Read a data set and return what was found, as JSON.
 
-    description: as `inputs.Dataset.description`; links: the folder where files are named by their
-    SHA-256. The result has "corpus", "queries" and "qrels" (files, counts, filters) and "warnings", a
-    list of {"kind", "count", "message", "examples"}. Raises TroveStepsError for what can't be right.
+    description: as `inputs.Dataset.checked`; links: the folder where files are named by their
+    SHA-256. The result has "corpus", "queries" and "qrels" (files, counts, filters), "shared_ids"
+    (queries that have the id of a document, by whether the texts are the same) and "warnings", a list of
+    {"kind", "count", "message", "examples"}. Raises TroveStepsError for what can't be right,
+    one line per mistake.
     """
-    corpus = read_side(_files(description["corpus"], links), description["corpus"]["readers"])
-    queries = read_side(_files(description["queries"], links), description["queries"]["readers"])
-    warnings = [
-        *_about_texts("documents", corpus),
-        *_about_texts("queries", queries),
-        *_about_ids(corpus, queries, description["exclude_identical_ids"]),
-    ]
-    result = {
-        "corpus": _counts(corpus),
-        "queries": _counts(queries),
-        "qrels": None,
-    }
-    if description["qrels"]["files"]:
-        merged = _judgments(description["qrels"], links, corpus, queries)
-        result["qrels"], more = _about_judgments(merged, description, links, corpus, queries)
+    mistakes: list[str] = []
+    warnings: list[dict] = []
+    sides: dict[str, Side | None] = {"corpus": None, "queries": None}
+    for name, what in (("corpus", "documents"), ("queries", "queries")):
+        if not description[name]["files"]:
+            continue
+        with collecting(mistakes):
+            sides[name] = read_side(_files(description, name, links), description[name]["readers"])
+            warnings += _about_texts(what, sides[name])
+    judged = shared = None
+    if all(sides.values()):
+        shared, more = _about_ids(**sides, excluded=description["exclude_identical_ids"])
         warnings += more
-    return {**result, "warnings": warnings}
+    if description["qrels"]["files"]:
+        with collecting(mistakes):
+            judged, more = _judgments(description, links, **sides)
+            warnings += more
+    if mistakes:
+        raise TroveStepsError("\n".join(mistakes))
+    return {
+        **{name: _counts(side, _origins(description, name)) for name, side in sides.items()},
+        "shared_ids": shared,
+        "qrels": judged,
+        "warnings": warnings,
+    }
 
 
-def _files(described: dict, links: Path) -> Files:
+def _files(description: dict, kind: str, links: Path) -> Files:
+    """Return the files of "corpus", "queries" or "qrels", called as the configuration calls them."""
     from trove_steps.arguments import shown_path
 
-    paths = [links / digest for digest in described["files"]]
-    return Files(paths, [shown_path(path) for path in paths], described["files"])
+    digests = description[kind]["files"]
+    paths = [links / digest for digest in digests]
+    known = description.get("provenance", {}).get(kind)
+    shown = [file["path"] for file in known] if known else list(map(shown_path, paths))
+    return Files(paths, shown, digests)
 
 
-def _judgments(described: dict, links: Path, corpus: Side, queries: Side):
+def _judgments(description: dict, links: Path, corpus: Side | None, queries: Side | None):
+    """Return (what is said of the judgments, warnings)."""
+    described = description["qrels"]
     everything = list(range(len(described["files"])))
     collections = described["collections"] or [{**PLAIN_COLLECTION, "qrels": everything}]
-    files = _files(described, links)
-    return merge_collections(collections, files, queries.namespaces, corpus.namespaces)
+    files = _files(description, "qrels", links)
+    spaces = (side and side.namespaces for side in (queries, corpus))
+    merged = merge_collections(collections, files, *spaces)
+    told, warnings = about_judgments(merged, files, description["evaluated"], corpus, queries)
+    told["files"] = [
+        {"path": path, "sha256": digest, **_place(collections, number), **origin}
+        for number, (path, digest, origin) in enumerate(
+            zip(files.shown_as, files.digests, _origins(description, "qrels"), strict=True)
+        )
+    ]
+    return told, warnings
 
 
-def _counts(side: Side) -> dict:
+def _place(collections: list[dict], number: int) -> dict:
+    """Return what a file of judgments is for: the number of its collection, and whether as a subset."""
+    for place, collection in enumerate(collections):
+        if number in collection["subset"]:
+            return {"collection": place, "use": "query_subset_path"}
+        if number in collection["qrels"]:
+            return {"collection": place, "use": "qrel_path"}
+    raise AssertionError(f"no collection has the file {number}")
+
+
+def _origins(description: dict, kind: str) -> list[dict]:
+    """Return {"origin": …} for each file that came from the Hub or ir_datasets, {} for the others."""
+    known = description.get("provenance", {}).get(kind) or [{}] * len(description[kind]["files"])
+    return [{name: file[name] for name in file if name != "path"} for file in known]
+
+
+def _counts(side: Side | None, origins: list[dict]) -> dict:
+    if side is None:  # of vectors from elsewhere, without texts
+        return {"files": [], "records": 0, "files_with_qualified_ids": 0}
     total = sum(file["records"] for file in side.files)
     qualified = sum(
         bool(file["tag"]) for file in (side.namespaces.files if side.namespaces else ())
     )
-    return {"files": side.files, "records": total, "files_with_qualified_ids": qualified}
-
-
-def _warning(kind: str, count: int, message: str, examples: Sequence = ()) -> dict:
-    return {"kind": kind, "count": count, "message": message, "examples": list(examples)}
-
-
-def _some(ids, rows) -> list[str]:
-    """Return the first ids of some rows (numpy, int64)."""
-    return [ids[int(row)].as_py() for row in rows[:EXAMPLES]]
+    files = [{**file, **origin} for file, origin in zip(side.files, origins, strict=True)]
+    return {"files": files, "records": total, "files_with_qualified_ids": qualified}
 
 
 def _about_texts(what: str, side: Side) -> list[dict]:
@@ -144,11 +185,11 @@ def _about_texts(what: str, side: Side) -> list[dict]:
     empty = np.flatnonzero(side.empty)
     if len(empty):
         warnings.append(
-            _warning(
+            warning(
                 f"empty_{what}",
                 len(empty),
                 f"{len(empty):,} {what} have no text: their vectors mean nothing",
-                _some(side.ids, empty),
+                first_ids(side.ids, empty),
             )
         )
     rows = repeated_rows(side.whole)
@@ -157,11 +198,11 @@ def _about_texts(what: str, side: Side) -> list[dict]:
     repeated = np.delete(rows, first)
     if len(repeated):
         warnings.append(
-            _warning(
+            warning(
                 f"duplicate_{what}",
                 len(repeated),
                 f"{len(repeated):,} {what} repeat the text of an earlier one: they tie in every ranking",
-                _some(side.ids, repeated),
+                first_ids(side.ids, repeated),
             )
         )
     of_ints = [file["path"] for file in side.files if file["integer_ids"] == file["records"]]
@@ -170,7 +211,7 @@ def _about_texts(what: str, side: Side) -> list[dict]:
     if mixed or (of_ints and of_texts):
         examples = (mixed + of_ints + of_texts)[:EXAMPLES]
         warnings.append(
-            _warning(
+            warning(
                 f"id_types_of_{what}",
                 len(mixed) or len(of_ints),
                 f'ids of {what} are integers in some places and texts in others; 7 and "7" are the '
@@ -181,101 +222,28 @@ def _about_texts(what: str, side: Side) -> list[dict]:
     return warnings
 
 
-def _about_ids(corpus: Side, queries: Side, excluded: bool) -> list[dict]:
+def _about_ids(corpus: Side, queries: Side, excluded: bool) -> tuple[dict, list[dict]]:
+    """Return (how many ids queries share with documents of the same and of another text, warnings)."""
     import numpy as np
     import pyarrow.compute as pc
 
     # The larger side passes by a table of the smaller one.
     found = to_numpy(pc.fill_null(pc.index_in(corpus.ids, value_set=queries.ids), -1))
     documents = np.flatnonzero(found >= 0)
-    if not len(documents) or excluded:
-        return []
     common = found[documents]
     order = np.argsort(common)
     common, documents = common[order], documents[order]
     same = queries.texts[common] == corpus.texts[documents]
     same |= queries.whole[common] == corpus.whole[documents]
-    equal, other = int(same.sum()), int((~same).sum())
-    if not equal:
-        # Small numbers on both sides, which have nothing to do with each other, are usual.
-        return []
-    return [
-        _warning(
-            "identical_ids",
-            equal,
-            f"{equal:,} queries have the id and the text of a document, which they will find first: "
-            "exclude_identical_ids: true leaves it out"
-            + (f" (but {other:,} more share only the id with a document)" if other else ""),
-            _some(queries.ids, common[same]),
-        )
-    ]
-
-
-def _about_judgments(merged, description: dict, links: Path, corpus: Side, queries: Side):
-    """Return (what is said of the judgments, warnings)."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    table = merged.table
-    warnings = []
-    sides = (("query_id", "queries", queries), ("doc_id", "documents", corpus))
-    for column, what, side in sides:
-        distinct = pc.unique(table[column])
-        present = side.ids.filter(pc.is_in(side.ids, value_set=distinct))
-        absent = distinct.filter(pc.invert(pc.is_in(distinct, value_set=present)))
-        if len(absent) == len(distinct):
-            raise TroveStepsError(
-                f"none of the {len(distinct):,} {what} that the judgments name exists: they name "
-                f"{shortened(distinct[0].as_py())}, the files hold {shortened(side.ids[0].as_py())}; "
-                "name the files that belong together"
-            )
-        if len(absent):
-            warnings.append(
-                _warning(
-                    f"absent_{what}",
-                    len(absent),
-                    f"{len(absent):,} of {len(distinct):,} {what} that the judgments name do not exist"
-                    + (": they count as relevant and not found" if what == "documents" else ""),
-                    absent[:EXAMPLES].to_pylist(),
-                )
-            )
-    judged = to_numpy(
-        pc.is_in(queries.ids, value_set=pc.unique(table["query_id"])).cast(pa.uint8())
+    shared = {"same_text": int(same.sum()), "other_text": int((~same).sum())}
+    # Small numbers on both sides, which have nothing to do with each other, are usual.
+    if excluded or not shared["same_text"]:
+        return shared, []
+    message = (
+        f"{shared['same_text']:,} queries have the id and the text of a document, which they will find "
+        "first: exclude_identical_ids: true leaves it out"
     )
-    unjudged = np.flatnonzero(judged == 0)
-    if len(unjudged):
-        warnings.append(
-            _warning(
-                "queries_without_judgments",
-                len(unjudged),
-                f"{len(unjudged):,} of {len(judged):,} queries have no judgments: they are searched, "
-                "but do not count in any metric",
-                _some(queries.ids, unjudged),
-            )
-        )
-    relabelled = sum(found["relabelled"] for found in merged.collections)
-    if relabelled:
-        warnings.append(
-            _warning(
-                "relabelled_judgments",
-                relabelled,
-                f"{relabelled:,} pairs of query and document have several labels: the last one counts",
-            )
-        )
-    labels = pc.value_counts(table["score"])
-    counted = sorted((entry["values"], entry["counts"]) for entry in labels.to_pylist())
-    files = _files(description["qrels"], links)
-    told = {
-        "files": [
-            {"path": path, "sha256": digest}
-            for path, digest in zip(files.shown_as, files.digests, strict=True)
-        ],
-        "collections": merged.collections,
-        "overruled": merged.overruled,
-        "judgments": table.num_rows,
-        "queries": int(judged.sum()),
-        "labels": [[label, count] for label, count in counted[:20]],
-        "more_labels": max(0, len(counted) - 20),
-    }
-    return told, warnings
+    if shared["other_text"]:
+        message += f" (but {shared['other_text']:,} more share only the id with a document)"
+    examples = first_ids(queries.ids, common[same])
+    return shared, [warning("identical_ids", shared["same_text"], message, examples)]

@@ -1,6 +1,7 @@
 """The judgments of a data set: one or several collections, each filtered by its own options, merged.
 
-As in Trove, of several labels for one query and document that of the last collection counts.
+As in Trove, filters see every judgment of the files; of several labels that are left for one query and
+document the last one counts, and of several collections that of the last.
 """
 
 from collections.abc import Sequence
@@ -8,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trove_steps.data.filters import filtered
+from trove_steps.data.findings import collecting
 from trove_steps.data.namespaces import Namespaces
-from trove_steps.data.qrels import concatenated, each_pair_once, load_qrels
-from trove_steps.data.records import read_records
+from trove_steps.data.qrels import concatenated, each_pair_once, read_rows
+from trove_steps.data.records import PLAIN, Reader, read_records, reader_of
 from trove_steps.errors import TroveStepsError
 
 
@@ -28,13 +30,17 @@ class Files:
 
         return Files(some(self.paths), some(self.shown_as), some(self.digests))
 
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.shown_as or self.paths))
+
 
 @dataclass
 class Merged:
     """The judgments of a data set, and what became of them on the way.
 
     table: query_id, doc_id, score; each pair once. collections: per collection {"formats", "read",
-    "repeated", "relabelled", "steps"}. overruled: judgments that a later collection replaces.
+    "steps", "repeated", "relabelled"}; the filters count pairs that are repeated too. overruled:
+    judgments that a later collection replaces.
     """
 
     table: object
@@ -52,7 +58,8 @@ def merge_collections(
     """Read, filter and merge the judgments of collections.
 
     collections: per collection {"qrels": numbers of its files, "subset": those of query_subset_path,
-    "options": its filters}. queries, documents: how ids are told apart, where that is needed.
+    "options": its filters, and "subset_reader", if files of queries are not read in the plain way}.
+    queries, documents: how ids are told apart, where that is needed.
     keep_apart: don't merge; an upper bound of what merging leaves, for a planner that knows no ids.
     """
     merged = Merged(None)
@@ -62,17 +69,21 @@ def merge_collections(
             continue
         table, found = _one_collection(collection, files)
         merged.collections.append(found)
-        if queries is not None:
-            ids = queries.resolve(table["query_id"], number, "query")
-            table = table.set_column(0, "query_id", ids)
-        if documents is not None:
-            ids = documents.resolve(table["doc_id"], number, "document")
-            table = table.set_column(1, "doc_id", ids)
+        sides = ((queries, "query_id", "query"), (documents, "doc_id", "document"))
+        for column, (spaces, name, what) in enumerate(sides):
+            if spaces is None:
+                continue
+            try:
+                ids = spaces.resolve(table[name], number, what)
+            except TroveStepsError as error:
+                raise TroveStepsError(f"{files.chosen(collection['qrels'])}: {error}") from None
+            table = table.set_column(column, name, ids)
         tables.append(table)
     table = concatenated(tables)
     if not table.num_rows:
+        judged = files.chosen([n for entry in collections for n in entry["qrels"]])
         raise TroveStepsError(
-            "no judgment is left after filtering: " + "; ".join(_told(merged.collections))
+            f"{judged}: no judgment is left after filtering: {'; '.join(_told(merged.collections))}"
         )
     if len(tables) > 1 and not keep_apart:
         table, merged.overruled, _ = each_pair_once(table)
@@ -91,54 +102,65 @@ def _told(collections: list[dict]) -> list[str]:
 def _one_collection(collection: dict, files: Files) -> tuple:
     options = collection["options"]
     chosen = files.chosen(collection["qrels"])
-    table, info = load_qrels(
-        chosen.paths,
-        shown_as=chosen.shown_as,
-        digests=chosen.digests,
-        loader=options.get("loader"),
-        loader_sha256=options.get("sources", {}).get(options.get("loader")),
+    loader = options.get("loader")
+    own = {"loader": loader, "loader_sha256": options.get("sources", {}).get(loader)}
+    table, formats = read_rows(
+        chosen.paths, shown_as=chosen.shown_as, digests=chosen.digests, **own
     )
     subset = None
     if collection["subset"]:
-        subset = query_subset(files.chosen(collection["subset"]))
+        reader = reader_of(collection.get("subset_reader", {}))
+        subset = query_subset(files.chosen(collection["subset"]), reader, own if loader else None)
+    read = table.num_rows
     table, steps = filtered(table, options, subset)
+    table, repeated, relabelled = each_pair_once(table)
     return table, {
-        "formats": info.formats,
-        "read": info.rows,
-        "repeated": info.repeated,
-        "relabelled": info.relabelled,
+        "formats": formats,
+        "read": read,
         "steps": steps,
+        "repeated": repeated,
+        "relabelled": relabelled,
     }
 
 
-def query_subset(files: Files):
-    """Return the query ids that files of queries or of judgments hold, as a pa.Array of strings."""
+def query_subset(files: Files, reader: Reader = PLAIN, own: dict | None = None):
+    """Return the query ids that files of queries or of judgments hold, as a pa.Array of strings.
+
+    Files in the usual formats are told apart by content. reader: how queries are read; own: the loader of
+    judgments and its SHA-256, for files that are neither.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     chunks = []
     for number in range(len(files.paths)):
-        chunks += _query_ids(files.chosen([number])).chunks
+        chunks += _query_ids(files.chosen([number]), reader, own).chunks
     return pc.unique(pa.chunked_array(chunks, pa.string()))
 
 
-def _query_ids(files: Files):
-    import pyarrow as pa
-
-    from trove_steps.data.arrays import from_strings
-
+def _query_ids(files: Files, reader: Reader, own: dict | None):
     (path,) = files.paths
-    try:
-        return load_qrels(files.paths, shown_as=files.shown_as, digests=files.digests)[0][
-            "query_id"
-        ]
-    except TroveStepsError as no_judgments:
-        shown = files.shown_as and files.shown_as[0]
-        digest = files.digests and files.digests[0]
-        try:
-            batches = read_records(path, shown_as=shown, digest=digest)
-            return pa.chunked_array([from_strings(b.ids) for b in batches], pa.string())
-        except TroveStepsError as no_records:
-            raise TroveStepsError(
-                f"query_subset_path: neither queries ({no_records}) nor judgments ({no_judgments})"
-            ) from None
+    shown, digest = (values and values[0] for values in (files.shown_as, files.digests))
+
+    def judged(own):
+        rows, _ = read_rows([path], shown_as=files.shown_as, digests=files.digests, **own)
+        return rows["query_id"]
+
+    def recorded(reader):
+        import pyarrow as pa
+
+        from trove_steps.data.arrays import from_strings
+
+        batches = read_records(path, shown_as=shown, digest=digest, reader=reader)
+        return pa.chunked_array([from_strings(batch.ids) for batch in batches], pa.string())
+
+    attempts = [(judged, {}), (recorded, reader)]
+    attempts += [(recorded, PLAIN)] if reader.loader else []
+    attempts += [(judged, own)] if own else []
+    mistakes: list[str] = []
+    for read, how in attempts:
+        with collecting(mistakes):
+            return read(how)
+    raise TroveStepsError(
+        f"query_subset_path: neither judgments nor queries: {'; '.join(mistakes)}"
+    )

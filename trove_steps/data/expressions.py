@@ -6,6 +6,9 @@ at once: nothing can be imported, called or reached from them.
 Names: qid, docid (texts), score (a number); also as rec["qid"], rec["docid"], rec["score"]. Operators:
 and, or, not, comparisons (chained too), in, +, -, *, /, //, %, `a if condition else b`. Methods of texts:
 startswith, endswith. Functions: len, abs, min, max, floor, ceil.
+
+Every row gets what Python gives for it; `and`, `or` and `if` guard a division by zero as there, and one
+without a guard is an error. and, or join conditions only.
 """
 
 import ast
@@ -13,7 +16,7 @@ import operator
 import warnings
 from functools import reduce
 
-from trove_steps.data.arrays import from_strings, to_numpy
+from trove_steps.data.arrays import from_booleans, from_strings, to_numpy
 from trove_steps.errors import TroveStepsError
 
 NAMES = {"qid": "query_id", "docid": "doc_id", "score": "score"}
@@ -47,6 +50,8 @@ ARITHMETIC = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
+DIVISIONS = (ast.Div, ast.FloorDiv, ast.Mod)
+INT64 = 2.0**63
 
 
 class _Refused(Exception):
@@ -88,10 +93,10 @@ def evaluate(expression: str, table, wanted: str):
 
 
 def check(expression: str, wanted: str) -> None:
-    """Raise TroveStepsError unless an expression can be evaluated; tried on one made-up judgment."""
+    """Raise TroveStepsError unless an expression can be evaluated, as far as it can be told without data."""
     from trove_steps.data.judgments import judgment_columns
 
-    evaluate(expression, judgment_columns(["q"], ["d"], [1]), wanted)
+    evaluate(expression, judgment_columns([], [], []), wanted)
 
 
 def _finished(value, rows: int, wanted: str):
@@ -106,7 +111,7 @@ def _finished(value, rows: int, wanted: str):
     elif array.dtype.kind not in "if":
         raise _Refused("it is no number")
     if wanted == "number" and not np.isfinite(array).all():
-        raise _Refused("it gives a score that is not a finite number (a division by zero?)")
+        raise _Refused("it gives a score that is too large")
     kind = {"b": bool, "i": np.int64, "f": np.float64}[array.dtype.kind]
     return np.ascontiguousarray(np.broadcast_to(array.astype(kind), (rows,)))
 
@@ -151,8 +156,25 @@ class _Evaluation:
     def _BoolOp(self, node):
         import numpy as np
 
-        combine = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
-        return reduce(combine, [self._truth(item) for item in node.values])
+        both = isinstance(node.op, ast.And)
+        found = self._condition(node.values[0])
+        for item in node.values[1:]:
+            # What is decided already is not looked at: it may divide by zero.
+            value = self._on(found if both else ~found, item, _Evaluation._condition)
+            found = np.logical_and(found, value) if both else np.logical_or(found, value)
+        return found
+
+    def _on(self, rows, node, method):
+        """Evaluate a node on some rows (bool, [n] or a single one); what the others get means nothing."""
+        import numpy as np
+
+        if not any(isinstance(part, DIVISIONS) for part in ast.walk(node)):
+            return method(self, node)
+        rows = np.broadcast_to(rows, (self.table.num_rows,))
+        part = method(_Evaluation(self.table.filter(from_booleans(rows))), node)
+        found = np.zeros(len(rows), np.asarray(part).dtype)
+        found[rows] = part
+        return found
 
     def _UnaryOp(self, node):
         import numpy as np
@@ -168,12 +190,30 @@ class _Evaluation:
         compute = ARITHMETIC.get(type(node.op))
         if compute is None:
             raise _Refused(f"{ast.unparse(node)[:60]!r} is not allowed")
-        return compute(np.asarray(self._number(node.left)), self._number(node.right))
+        left, right = np.asarray(self._number(node.left)), np.asarray(self._number(node.right))
+        if isinstance(node.op, DIVISIONS):
+            self._require((right != 0).all(), node, "divides by zero for some judgments")
+        found = compute(left, right)
+        if found.dtype.kind == "i":  # it would wrap around
+            self._require_int64(compute(left.astype(float), right.astype(float)), node)
+        return found
+
+    def _require(self, right, node, mistake: str) -> None:
+        """Raise _Refused unless something is right, or there is no judgment for which it is wrong."""
+        if self.table.num_rows and not right:
+            raise _Refused(f"{ast.unparse(node)[:60]!r} {mistake}")
+
+    def _require_int64(self, numbers, node) -> None:
+        import numpy as np
+
+        self._require((np.abs(numbers) < INT64).all(), node, "does not fit into 64 bits")
 
     def _IfExp(self, node):
         import numpy as np
 
-        return np.where(self._truth(node.test), self._number(node.body), self._number(node.orelse))
+        test = self._truth(node.test)
+        body = self._on(test, node.body, _Evaluation._number)
+        return np.where(test, body, self._on(~test, node.orelse, _Evaluation._number))
 
     def _Compare(self, node):
         import numpy as np
@@ -197,8 +237,11 @@ class _Evaluation:
             return _length(self.value(node.args[0]))
         single = {"abs": np.abs, "floor": np.floor, "ceil": np.ceil}
         if name in single and len(node.args) == 1:
-            found = single[name](self._number(node.args[0]))
-            return found if name == "abs" else np.asarray(found).astype(np.int64)
+            found = np.asarray(single[name](self._number(node.args[0])))
+            if name == "abs":
+                return found
+            self._require_int64(found, node)
+            return found.astype(np.int64)
         several = {"min": np.minimum, "max": np.maximum}
         if name in several and len(node.args) > 1:
             return reduce(several[name], [self._number(item) for item in node.args])
@@ -218,6 +261,16 @@ class _Evaluation:
             raise _Refused(f"{node.func.attr} takes a text")
         found = [_booleans(functions[node.func.attr](texts.column, text)) for text in wanted]
         return reduce(np.logical_or, found)
+
+    def _condition(self, node):
+        import numpy as np
+
+        value = np.asarray(None if isinstance(found := self.value(node), Texts | tuple) else found)
+        if value.dtype != bool:
+            raise _Refused(
+                f"{ast.unparse(node)[:60]!r} is no condition: and, or join conditions, such as score != 0"
+            )
+        return value
 
     def _truth(self, node):
         import numpy as np

@@ -5,13 +5,14 @@ options; score_transform. Expressions and the plain options run on columns, func
 on one record, {"qid", "docid", "score"}, at a time.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from trove_steps.data.arrays import from_booleans, from_numpy, to_numpy
 from trove_steps.data.expressions import check, evaluate
-from trove_steps.data.functions import called, is_function_name, load_function
 from trove_steps.data.judgments import judgment_columns
 from trove_steps.errors import TroveStepsError
+from trove_steps.own_code import called, is_name, load_function
 
 GROUP_OPTIONS = (
     "group_top_k",
@@ -51,14 +52,14 @@ def check_options(options: dict, where: str) -> list[str]:
         lines.append(
             f"{where}: no score is at least min_score {low} and less than max_score {high}"
         )
-    if "group_filter_fn" in options and not is_function_name(options["group_filter_fn"]):
+    if "group_filter_fn" in options and not is_name(options["group_filter_fn"]):
         lines.append(f"{where}.group_filter_fn: a function, as module:function, is needed")
     for name, wanted in (("filter_fn", "truth"), ("score_transform", "number")):
         value = options.get(name)
-        if not isinstance(value, str) or is_function_name(value) or value in ("floor", "ceil"):
+        if value is None or is_name(value):
             continue
         try:
-            check(value, wanted)
+            check(_as_expression(value), wanted)
         except TroveStepsError as error:
             lines.append(f"{where}.{name}: {error}")
     return lines
@@ -67,7 +68,7 @@ def check_options(options: dict, where: str) -> list[str]:
 def filtered(table, options: dict, subset=None) -> tuple:
     """Return (table, steps): the judgments that the options leave, and what each of them did.
 
-    table: query_id, doc_id, score, each pair once. options: as in the configuration, with
+    table: query_id, doc_id, score. options: as in the configuration, with
     "sources", if given, the SHA-256 of the files of module:function. subset: the ids of
     query_subset_path, or None. steps: {"filter", "before", "after"} in order. Raises TroveStepsError.
     """
@@ -122,7 +123,7 @@ def _of_queries(table, subset):
 def _chosen(table, condition: str, function: Callable):
     import numpy as np
 
-    if not is_function_name(condition):
+    if not is_name(condition):
         return _masked(table, evaluate(condition, table, "truth"))
     keep = function(condition)
     return _masked(table, np.fromiter((bool(keep(r)) for r in _records(table)), bool))
@@ -174,7 +175,7 @@ def _by_group(table, choose: Callable):
         groups.setdefault(record["qid"], []).append(record)
     kept = []
     for query, records in groups.items():
-        given = {record["docid"] for record in records}
+        given = Counter(record["docid"] for record in records)
         found = choose(records)
         if not isinstance(found, list) or not all(
             isinstance(r, dict)
@@ -187,21 +188,18 @@ def _by_group(table, choose: Callable):
                 f"group_filter_fn must return a list of the records that it got; for the query {query!r} "
                 "it returned something else"
             )
+        if repeated := Counter(record["docid"] for record in found) - given:
+            raise TroveStepsError(
+                f"group_filter_fn returned a record of the query {query!r} twice, of the document "
+                f"{next(iter(repeated))!r}: each record can be kept once"
+            )
         kept += found
     columns = ([record[name] for record in kept] for name in ("qid", "docid", "score"))
     return judgment_columns(*columns)
 
 
 def _rescored(table, transform, function: Callable):
-    import numpy as np
-
-    scores = to_numpy(table["score"])
-    if isinstance(transform, int | float):
-        kind = np.float64 if isinstance(transform, float) else np.int64
-        found = np.full(len(scores), transform, kind)
-    elif transform in ("floor", "ceil"):
-        found = getattr(np, transform)(scores).astype(np.int64)
-    elif is_function_name(transform):
+    if is_name(transform):
         score_of = function(transform)
         records = list(_records(table))
         values = [score_of(record) for record in records]
@@ -210,6 +208,10 @@ def _rescored(table, transform, function: Callable):
             return judgment_columns(*ids, values)
         except TroveStepsError as error:
             raise TroveStepsError(f"score_transform {transform}: {error}") from None
-    else:
-        found = evaluate(transform, table, "number")
+    found = evaluate(_as_expression(transform), table, "number")
     return table.set_column(2, "score", from_numpy(found))
+
+
+def _as_expression(transform) -> str:
+    """Return a score_transform that is no function as an expression."""
+    return f"{transform}(score)" if transform in ("floor", "ceil") else str(transform)

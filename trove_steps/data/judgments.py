@@ -1,5 +1,6 @@
 """Judgments in JSON: one per line, grouped by query, nested, or implied by training data."""
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -14,6 +15,7 @@ from trove_steps.data.ids import (
     SCORE_NAMES,
     bad_id,
     bad_id_message,
+    plain_values,
     shortened,
 )
 from trove_steps.data.opening import Source
@@ -47,6 +49,19 @@ def json_judgments(source: Source):
             what, read = _reader(records[0], f"{source.name}:{numbers[0]}")
         tables.append(_table(source, records, numbers, read))
     return what, tables
+
+
+def json_lines(source: Source, query: str, doc: str) -> list[int]:
+    """Return the numbers of the lines that judge a pair."""
+    read, found = None, []
+    for records, numbers in _records(source):
+        for record, number in zip(records, numbers, strict=True):
+            read = read or _reader(record, source.name)[1]
+            queries, docs, _ = read(record)
+            pairs = zip(queries, docs, strict=True)
+            if any((str(q), str(d)) == (query, doc) for q, d in pairs):
+                found.append(number)
+    return found
 
 
 def _records(source: Source) -> Iterator[tuple[list[dict], list[int]]]:
@@ -205,18 +220,27 @@ def judgment_columns(queries: list, docs: list, scores: list):
     ids = [_strings(values) for values in (queries, docs)]
     kinds = set(map(type, scores))
     if not kinds <= {int, float}:
+        scores = plain_values(scores)
+        kinds = set(map(type, scores))
+    if not kinds <= {int, float}:
         bad = next(score for score in scores if type(score) not in (int, float))
         raise TroveStepsError(f"the score {shortened(bad)} is not a number")
     try:
         values = np.array(scores, np.float64 if float in kinds else np.int64)
     except OverflowError:
         raise TroveStepsError("a score does not fit into 64 bits") from None
+    if not np.isfinite(values).all():
+        bad = next(score for score in scores if not math.isfinite(score))
+        raise TroveStepsError(f"the score {bad} is not a finite number")
     names = ("query_id", "doc_id", "score")
     return pa.table(dict(zip(names, (*map(from_strings, ids), from_numpy(values)), strict=True)))
 
 
 def _strings(ids: list) -> list[str]:
     kinds = set(map(type, ids))
+    if not kinds <= {str, int}:
+        ids = plain_values(ids)
+        kinds = set(map(type, ids))
     if not kinds <= {str, int}:
         bad = next(value for value in ids if type(value) not in (str, int))
         raise TroveStepsError(f"the id {shortened(bad)} is neither a string nor an integer")

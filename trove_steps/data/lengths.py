@@ -1,11 +1,10 @@
 """How long texts are in tokens of a model, and how many are cut off."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trove_steps.data.records import read_records, reader_of
-from trove_steps.data.template import format_text
 from trove_steps.model_settings import ModelSettings, transformer_folder
 
 SAMPLE = 10_000
@@ -29,18 +28,22 @@ class Lengths:
 
 
 def text_lengths(
-    paths: Sequence[Path], readers: Sequence[dict], records: int, role: str, settings, folder: Path
+    paths: Sequence[Path],
+    readers: Sequence[dict],
+    records: int,
+    form: Callable[[str | None, str], str],
+    max_len: int,
+    settings: ModelSettings,
+    folder: Path,
 ) -> Lengths:
     """Return the lengths of a collection for a model.
 
-    role: "corpus" or "queries"; records: how many there are, of which at most SAMPLE are looked at.
+    records: how many there are, of which at most SAMPLE are looked at; form: a text format as a function
+    of (title, text).
     """
     import numpy as np
 
-    corpus = role == "corpus"
-    template = settings.passage_format if corpus else settings.query_format
-    max_len = settings.passage_max_len if corpus else settings.query_max_len
-    texts = list(_sampled(paths, readers, template, -(-records // SAMPLE)))
+    texts = list(_sampled(paths, readers, form, -(-records // SAMPLE)))
     lengths = np.array(_count_tokens(folder, texts, settings))
     shares = np.percentile(lengths, PERCENTILES, method="higher")
     return Lengths(
@@ -51,12 +54,12 @@ def text_lengths(
     )
 
 
-def _sampled(paths, readers, template: str, step: int):
+def _sampled(paths, readers, form: Callable, step: int):
     place = 0
     for path, given in zip(paths, readers, strict=True):
         for batch in read_records(path, reader=reader_of(given)):
             for number in range(-place % step, len(batch.ids), step):
-                yield format_text(template, batch.titles[number], batch.texts[number])
+                yield form(batch.titles[number], batch.texts[number])
             place += len(batch.ids)
 
 

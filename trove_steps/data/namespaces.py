@@ -108,6 +108,13 @@ class Namespaces:
     ids: object
     files: list[dict]
 
+    def local(self, name: str) -> str:
+        """Return an id of the whole data set as its file has it."""
+        tags = [
+            file["tag"] for file in self.files if file["tag"] and name.endswith(f"_{file['tag']}")
+        ]
+        return name.removesuffix(f"_{tags[0]}") if tags else name
+
     def resolve(self, column, collection: int, what: str):
         """Return ids as files of a collection have them, as they are in the whole data set.
 

@@ -6,17 +6,23 @@ scores), nested JSON (query → document → score), training files with positiv
 sentence-transformers, MS MARCO), synthetic corpora whose ids carry a level, Parquet and Arrow.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trove_steps.data.arrays import from_numpy, to_numpy
-from trove_steps.data.functions import called, load_function
-from trove_steps.data.judgments import json_judgments, judgment_columns
+from trove_steps.data.judgments import json_judgments, json_lines, judgment_columns
 from trove_steps.data.opening import Source
-from trove_steps.data.triplets import column_judgments, text_judgments
+from trove_steps.data.triplets import (
+    column_judgments,
+    column_lines,
+    text_judgments,
+    text_lines,
+)
 from trove_steps.errors import TroveStepsError
+from trove_steps.own_code import called, load_function
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,22 @@ def load_qrels(
     query → document → score; loader_sha256: the SHA-256 that its file must have.
     Raises TroveStepsError with file and line for anything that is not a judgment.
     """
+    rows, formats = read_rows(
+        paths, shown_as=shown_as, digests=digests, loader=loader, loader_sha256=loader_sha256
+    )
+    table, repeated, relabelled = each_pair_once(rows)
+    return table, QrelsInfo(formats, rows.num_rows, repeated, relabelled)
+
+
+def read_rows(
+    paths: Sequence[Path | str],
+    *,
+    shown_as: Sequence[str] | None = None,
+    digests: Sequence[str] | None = None,
+    loader: str | None = None,
+    loader_sha256: str | None = None,
+):
+    """Return (table of every judgment of the files in order, formats); arguments of `load_qrels`."""
     tables, formats = [], []
     for number, path in enumerate(paths):
         name = shown_as[number] if shown_as else None
@@ -78,13 +100,31 @@ def load_qrels(
                     f"{source.name} holds no judgments"
                     + ("" if source.head.strip() else ": the file is empty")
                 )
-        formats.append(what)
+        formats.append(f"{what}, {source.compression}" if source.compression else what)
         tables += parts
     if not tables:
         raise TroveStepsError("no qrel file was given: name at least one (qrel_path)")
-    merged = concatenated(tables)
-    table, repeated, relabelled = each_pair_once(merged)
-    return table, QrelsInfo(formats, merged.num_rows, repeated, relabelled)
+    return concatenated(tables), formats
+
+
+def place_of(
+    query: str, doc: str, paths: Sequence[Path | str], shown_as: Sequence[str]
+) -> str | None:
+    """Return path:line of the last judgment of a pair, as far as that is known; None if no file has it.
+
+    Only for messages: the files are read once more. What an own loader reads is not looked into.
+    """
+    for path, shown in reversed(list(zip(paths, shown_as, strict=True))):
+        with contextlib.suppress(TroveStepsError), Source(path, shown) as source:
+            if source.format != "text":
+                lines = column_lines(source, query, doc)
+            elif source.head.lstrip()[:1] in (b"{", b"["):
+                lines = json_lines(source, query, doc)
+            else:
+                lines = text_lines(source, query, doc)
+            if lines:
+                return f"{shown}:{lines[-1]}"
+    return None
 
 
 def most_annotated(qrels) -> int:
@@ -150,6 +190,8 @@ def each_pair_once(table):
     """Return (table with each pair once, judgments left out, pairs with different labels)."""
     import numpy as np
 
+    if not table.num_rows:
+        return table, 0, 0
     codes = [id_codes(table[name]) for name in ("query_id", "doc_id")]
     pairs = codes[0].astype(np.int64) * (int(codes[1].max()) + 1) + codes[1]
     order = np.argsort(pairs, kind="stable")

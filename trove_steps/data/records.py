@@ -12,8 +12,7 @@ from typing import Annotated
 import msgspec
 import orjson
 
-from trove_steps.data.functions import called, load_function
-from trove_steps.data.ids import RECORD_ID_NAMES, bad_id, bad_id_message, shortened
+from trove_steps.data.ids import RECORD_ID_NAMES, bad_id, bad_id_message, plain_values, shortened
 from trove_steps.data.opening import Portion, Source
 from trove_steps.data.tables import (
     check_utf8,
@@ -24,6 +23,7 @@ from trove_steps.data.tables import (
     tsv_rows,
 )
 from trove_steps.errors import TroveStepsError
+from trove_steps.own_code import called, load_function
 
 BATCH_ROWS = 4096
 
@@ -172,14 +172,29 @@ class _InMemory:
 def _batches(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batch]:
     if source.format != "text":
         return _from_columns(source, batch_rows, reader)
-    start = source.head.lstrip()[:1]
-    if start == b"[":
+    if source.head.lstrip()[:1] == b"[":
         raise TroveStepsError(
             f"{source.name} is one JSON array: write one object per line, for instance with jq -c '.[]'"
         )
-    if start == b"{" or ".json" in Path(source.name).name.lower():
+    if _is_json(source):
         return _from_json_lines(source, batch_rows, reader)
     return _from_rows(source, batch_rows, reader)
+
+
+def _is_json(source: Source) -> bool:
+    return source.head.lstrip()[:1] == b"{" or ".json" in Path(source.name).name.lower()
+
+
+def describe_format(path: Path | str, shown_as: str, reader: Reader = PLAIN) -> str:
+    """Return in words how `read_records` reads a file, such as "JSON lines, gzip"."""
+    with Source(path, shown_as) as source:
+        if reader.loader or source.format != "text":
+            what = reader.loader or source.format
+        elif _is_json(source):
+            what = "JSON lines"
+        else:
+            what = "TSV" if delimiter(source) == "\t" else "CSV"
+        return f"{what}, {source.compression}" if source.compression else what
 
 
 def _from_loader(source: Source, path, reader: Reader, batch_rows: int) -> Iterator[Batch]:
@@ -198,8 +213,22 @@ def _from_loader(source: Source, path, reader: Reader, batch_rows: int) -> Itera
             )
         if fields is None:
             fields = _choose_fields(list(records[0]), f"{source.name}:{first}", reader)
-        values = [[record.get(name) for record in records] for name in astuple(fields)]
-        yield _checked(source, fields, Batch(*values, numbers), records)
+        values = [plain_values(record.get(name) for record in records) for name in astuple(fields)]
+        batch = _checked(source, fields, Batch(*values, numbers), records)
+        _check_unicode(source, batch)
+        yield batch
+
+
+def _check_unicode(source: Source, batch: Batch) -> None:
+    """Raise TroveStepsError at the first text with half of a surrogate pair; files can't hold any."""
+    for number, title, text in zip(batch.lines, batch.titles, batch.texts, strict=True):
+        try:
+            f"{title} {text}".encode()
+        except UnicodeEncodeError:
+            raise TroveStepsError(
+                f"{source.name}:{number}: the text holds half of a surrogate pair, which no encoder can "
+                "read: remove it or give its pair"
+            ) from None
 
 
 def _from_json_lines(
@@ -388,18 +417,24 @@ def _choose_fields(names: list[str], where: str, reader: Reader) -> Fields:
             )
     ids = [name for name in names if name in ((reader.id,) if reader.id else RECORD_ID_NAMES)]
     if not ids:
-        raise TroveStepsError(f"{where}: no id field: {has}; name the id field _id")
+        raise TroveStepsError(
+            f"{where}: no id field: {has}; name the id field _id, or say which it is with corpus_fields or "
+            "query_fields: {id: NAME}"
+        )
     if len(ids) > 1:
         raise TroveStepsError(
-            f"{where}: {len(ids)} id fields, {' and '.join(ids)}: keep one of them, or name it _id and "
-            "rename the others"
+            f"{where}: {len(ids)} id fields, {' and '.join(ids)}: keep one of them, or say which it is with "
+            "corpus_fields or query_fields: {id: NAME}"
         )
     text, title = reader.text or "text", reader.title or "title"
     for name in (text, title):
         if names.count(name) > 1:
             raise TroveStepsError(f"{where}: {name!r} is there twice: {has}; rename one of them")
     if text not in names:
-        raise TroveStepsError(f"{where}: no field 'text': {has}; name the field of the text so")
+        raise TroveStepsError(
+            f"{where}: no field 'text': {has}; name the field of the text so, or say which it is with "
+            "corpus_fields or query_fields: {text: NAME}"
+        )
     return Fields(ids[0], title, text)
 
 

@@ -34,6 +34,19 @@ def text_judgments(source: Source, path: Path | str):
     return layout.describe(), [table]
 
 
+def text_lines(source: Source, query: str, doc: str) -> list[int]:
+    """Return the numbers of the lines that judge a pair."""
+    layout = find_layout(source)
+    found = []
+    for first, lines in source.lines():
+        for number, line in enumerate(lines, first):
+            if query.encode() in line and doc.encode() in line:
+                cells = layout.split(line.decode(), source.name)
+                if [cells[column].strip() for column in layout.columns[:2]] == [query, doc]:
+                    found.append(number)
+    return found
+
+
 def finished(query, doc, score):
     """Return the table of three columns, ids checked, scores as int64 or else double.
 
@@ -210,6 +223,16 @@ def column_judgments(source: Source):
             _explain_columns(source.name, row, columns)
             raise TroveStepsError(f"{source.name}: from row {row} on: {error}") from None
     return source.format, parts
+
+
+def column_lines(source: Source, query: str, doc: str) -> list[int]:
+    """Return the numbers of the rows that judge a pair."""
+    chosen: list[str] = []
+    found = []
+    for row, batch in column_batches(source, _chooser(source.name, chosen), 1 << 16):
+        pairs = zip(*(batch.column(name).to_pylist() for name in chosen[:2]), strict=True)
+        found += [n for n, (q, d) in enumerate(pairs, row) if (str(q), str(d)) == (query, doc)]
+    return found
 
 
 def _chooser(name: str, chosen: list[str]) -> Callable[[list[str]], list[str]]:

@@ -129,7 +129,11 @@ def get_imported(wildcards):
 
 def get_import_inputs(wildcards):
     imported = get_imported(wildcards)
-    files = {"embeddings": imported.links, "texts": imported.text_links}
+    files = {
+        "embeddings": imported.links,
+        "texts": imported.text_links,
+        "checks": PLAN.checks_before(imported),
+    }
     return {name: [ancient(link) for link in links] for name, links in files.items()}
 
 
@@ -150,7 +154,7 @@ def get_model_name(role):
 
 
 def get_source(wildcards):
-    """Return where a model is fetched from."""
+    """Return where a model or a data set is fetched from."""
     return PLAN.sources[wildcards.model].flags()
 
 

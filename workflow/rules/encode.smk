@@ -4,7 +4,7 @@
 
 
 checkpoint fetch:
-    """Fetch a model from the Hub, on the machine where snakemake runs; nothing else needs a network."""
+    """Fetch a model or a data set, on the machine where snakemake runs; nothing else needs a network."""
     output:
         record=CACHE / "fetched/{model}.json",
     log:
@@ -14,9 +14,11 @@ checkpoint fetch:
         "../../environment.yml"
     params:
         source=get_source,
+        cache=CACHE,
     shell:
         "exec python -m trove_steps.fetch"
         " {params.source:q}"
+        " --encoding-cache-dir {params.cache:q}"
         " --record {output.record:q}"
         " 2> {log:q}"
 

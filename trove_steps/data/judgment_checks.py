@@ -1,0 +1,158 @@
+"""What may be wrong with the judgments of a data set: whom they name, and whether labels can be gains."""
+
+from trove_steps.data.arrays import to_numpy
+from trove_steps.data.collections import Files, Merged
+from trove_steps.data.findings import EXAMPLES, collecting, first_ids, warning
+from trove_steps.data.ids import shortened
+from trove_steps.data.qrels import place_of
+from trove_steps.errors import TroveStepsError
+from trove_steps.measures import LARGEST_LABEL, unfit_labels
+
+LABELS_SHOWN = 20
+MANY_LABELS = 100  # different ones: grades are few
+
+
+def about_judgments(merged: Merged, files: Files, evaluated: bool, corpus, queries):
+    """Return (what is said of the judgments, warnings).
+
+    files: those of the judgments. evaluated: whether metrics are computed from them. corpus, queries:
+    the `Side` of each, None where its ids are not known. Raises TroveStepsError, one line per mistake.
+    """
+    import pyarrow.compute as pc
+
+    table = merged.table
+    mistakes, warnings = [], []
+    sides = (("query_id", "queries", queries), ("doc_id", "documents", corpus))
+    for column, what, side in sides:
+        if side is not None:
+            with collecting(mistakes):
+                warnings += _absent(table, files, column, what, side)
+    with collecting(mistakes):
+        warnings += _unfit(table, files, evaluated, [side for *_, side in sides])
+    if mistakes:
+        raise TroveStepsError("\n".join(mistakes))
+    judged = pc.unique(table["query_id"])
+    if queries is not None:
+        warnings += _unjudged(queries, judged)
+        judged = judged.filter(pc.is_in(judged, value_set=queries.ids))
+    relabelled = sum(found["relabelled"] for found in merged.collections)
+    if relabelled:
+        warnings.append(
+            warning(
+                "relabelled_judgments",
+                relabelled,
+                f"{relabelled:,} pairs of query and document have several labels: the last one counts",
+            )
+        )
+    labels = pc.value_counts(table["score"])
+    counted = sorted((entry["values"], entry["counts"]) for entry in labels.to_pylist())
+    if len(counted) > MANY_LABELS and not len(_rows_of_unfit(table)):
+        warnings.append(
+            warning(
+                "many_labels",
+                len(counted),
+                f"the judgments have {len(counted):,} different labels, where grades of relevance are few: "
+                "are they ids, or scores of a ranking?",
+                [label for label, _ in counted[-EXAMPLES:]],
+            )
+        )
+    told = {
+        "collections": merged.collections,
+        "overruled": merged.overruled,
+        "judgments": table.num_rows,
+        "queries": len(judged),
+        "labels": [[label, count] for label, count in counted[:LABELS_SHOWN]],
+        "more_labels": max(0, len(counted) - LABELS_SHOWN),
+    }
+    return told, warnings
+
+
+def _absent(table, files: Files, column: str, what: str, side) -> list[dict]:
+    """Look for queries or documents that are judged and do not exist."""
+    import pyarrow.compute as pc
+
+    distinct = pc.unique(table[column])
+    # The ids of the collection, which may be many, pass by a table of those that are judged.
+    present = side.ids.filter(pc.is_in(side.ids, value_set=distinct))
+    absent = distinct.filter(pc.invert(pc.is_in(distinct, value_set=present)))
+    hint = _about_zeros(absent, side.ids)
+    if len(absent) == len(distinct):
+        held = ", ".join(file["path"] for file in side.files)
+        raise TroveStepsError(
+            f"{files}: none of the {len(distinct):,} {what} that the judgments name exists: they name "
+            f"{shortened(distinct[0].as_py())}, {held} holds {shortened(side.ids[0].as_py())}{hint}; "
+            "name the files that belong together"
+        )
+    if not len(absent):
+        return []
+    message = f"{len(absent):,} of {len(distinct):,} {what} that the judgments name do not exist"
+    if what == "documents":
+        message += ": they count as relevant and not found"
+    return [warning(f"absent_{what}", len(absent), message + hint, absent[:EXAMPLES].to_pylist())]
+
+
+def _about_zeros(absent, ids) -> str:
+    """Say how many absent ids are there with leading zeros, which a table of numbers loses."""
+    import pyarrow.compute as pc
+
+    def bare(column):
+        return pc.utf8_ltrim(column, "0")
+
+    numbers = absent.filter(pc.utf8_is_decimal(absent))
+    there = pc.sum(pc.is_in(bare(numbers), value_set=bare(ids))).as_py() if len(numbers) else 0
+    if not there:
+        return ""
+    return (
+        f'; {there:,} of them would with other leading zeros: 7 and "7" are the same id, "007" is '
+        "another"
+    )
+
+
+def _unfit(table, files: Files, evaluated: bool, sides: list) -> list[dict]:
+    """Look for labels that metrics can't take: a mistake if there will be any."""
+    rows = _rows_of_unfit(table)
+    if not len(rows):
+        return []
+    query, doc, label = (table[name][int(rows[0])].as_py() for name in table.column_names)
+    message = (
+        f"{len(rows):,} of {table.num_rows:,} labels can't be gains, as that of query {shortened(query)} "
+        f"and document {shortened(doc)}, {label}: metrics need whole numbers up to {LARGEST_LABEL:,}"
+    )
+    if evaluated:
+        pair = (
+            side.namespaces.local(name) if side is not None and side.namespaces else name
+            for side, name in zip(sides, (query, doc), strict=True)
+        )
+        place = place_of(*pair, files.paths, files.shown_as)
+        raise TroveStepsError(
+            f"{place or files}: {message}; name other judgments, or make labels of these with "
+            "score_transform"
+        )
+    examples = [table["score"][int(row)].as_py() for row in rows[:EXAMPLES]]
+    return [warning("labels_without_metrics", len(rows), message, examples)]
+
+
+def _rows_of_unfit(table):
+    import numpy as np
+
+    return np.flatnonzero(unfit_labels(to_numpy(table["score"])))
+
+
+def _unjudged(queries, judged) -> list[dict]:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = to_numpy(pc.is_in(queries.ids, value_set=judged).cast(pa.uint8()))
+    unjudged = np.flatnonzero(found == 0)
+    if not len(unjudged):
+        return []
+    return [
+        warning(
+            "queries_without_judgments",
+            len(unjudged),
+            f"{len(unjudged):,} of {len(found):,} queries have no judgments: they are searched, "
+            "but do not count in any metric",
+            first_ids(queries.ids, unjudged),
+        )
+    ]
