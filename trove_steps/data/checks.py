@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trove_steps.data.arrays import from_strings, to_numpy
 from trove_steps.data.collections import Files, merge_collections
-from trove_steps.data.findings import collecting, first_ids, warning
+from trove_steps.data.findings import EXAMPLES, collecting, first_ids, warning
 from trove_steps.data.ids import repeated_rows
 from trove_steps.data.judgment_checks import about_judgments
 from trove_steps.data.namespaces import Namespaces, named
