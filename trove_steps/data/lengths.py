@@ -31,7 +31,7 @@ def text_lengths(
     paths: Sequence[Path],
     readers: Sequence[dict],
     records: int,
-    form: Callable[[str | None, str], str],
+    form: Callable[[list[str | None], list[str]], list[str]],
     max_len: int,
     settings: ModelSettings,
     folder: Path,
@@ -39,7 +39,7 @@ def text_lengths(
     """Return the lengths of a collection for a model.
 
     records: how many there are, of which at most SAMPLE are looked at; form: a text format as a function
-    of (title, text).
+    of titles and texts.
     """
     import numpy as np
 
@@ -58,8 +58,8 @@ def _sampled(paths, readers, form: Callable, step: int):
     place = 0
     for path, given in zip(paths, readers, strict=True):
         for batch in read_records(path, reader=reader_of(given)):
-            for number in range(-place % step, len(batch.ids), step):
-                yield form(batch.titles[number], batch.texts[number])
+            some = slice(-place % step, None, step)
+            yield from form(batch.titles[some], batch.texts[some])
             place += len(batch.ids)
 
 
