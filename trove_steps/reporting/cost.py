@@ -42,17 +42,23 @@ def encoding(manifest: Path) -> dict | None:
     told = next((job for job in reversed(jobs) if job.get("encoded")), jobs[-1])
     together = [job for job in jobs if job.get("round") and job["round"] == told.get("round")]
     together = together or [told]
-    seconds = max(job["seconds"].get("encode", 0) for job in together)
-    tokens = sum(job["tokens"] for job in together)
+
+    def of(name: str) -> list:
+        return [job.get(name, 0) for job in together]
+
+    def longest(phase: str) -> float:
+        return max(job.get("seconds", {}).get(phase, 0) for job in together)
+
+    seconds, tokens = longest("encode"), sum(of("tokens"))
     return {
-        "rows": told["rows"],
-        "reused": min(job["reused"] for job in together),
-        "encoded": sum(job["encoded"] for job in together),
+        "rows": told.get("rows", 0),
+        "reused": min(of("reused")),
+        "encoded": sum(of("encoded")),
         "tokens": tokens,
         "rate": tokens / seconds if seconds else None,
-        "seconds": max(job["seconds"]["total"] for job in together),
+        "seconds": longest("total"),
         "jobs": len(together),
-        "versions": told.get("versions", {}) if told["encoded"] else {},
+        "versions": told.get("versions", {}) if told.get("encoded") else {},
     }
 
 

@@ -229,7 +229,7 @@ function distributions(dataset, models) {
     const names = KINDS.map((kind, n) => `${kind} (${count(totals[n])})`);
     const values = KINDS.flatMap((kind, n) => steps(counts[kind], ...ends).map(({ from, to, number: documents }) =>
       ({ kind: names[n], from, to, share: totals[n] ? documents / totals[n] : 0, documents })));
-    const kind = { field: "kind", type: "nominal" }, legend = { orient: "bottom", title: null, columns: 1, symbolStrokeWidth: 2, symbolSize: 400, symbolType: "stroke" };
+    const kind = { field: "kind", type: "nominal" }, legend = { orient: "bottom", title: null, columns: 1, labelLimit: 300, symbolStrokeWidth: 2, symbolSize: 400, symbolType: "stroke" };
     return plot({
       title: model, data: { values }, height: 250,
       encoding: {
@@ -359,11 +359,14 @@ function provenance() {
       `This page was written with ${named(data.packages)}.`),
     ...data.datasets.flatMap(dataset => modelsOf(dataset).map(model => {
       const { provenance: { keys, recipes }, cost: { encode } } = dataset.cells[model];
-      const made = ["corpus", "queries"].filter(side => Object.keys(encode[side]?.versions ?? {}).length)
-        .map(side => [`${side} encoded with`, named(encode[side].versions)]);
+      const made = new Map();  // packages → what they encoded
+      for (const side of ["corpus", "queries"]) {
+        const packages = named(encode[side]?.versions ?? {});
+        if (packages) made.set(packages, [...made.get(packages) ?? [], side]);
+      }
       return el("details", {}, el("summary", {}, `${dataset.name} / ${model} `, el("span", { class: "faint" }, `search ${keys.search}`)),
         table(["key", ""], Object.entries(keys).map(([name, key]) => [name, el("code", {}, key)])),
-        ...made.map(([what, packages]) => el("p", {}, `${what} ${packages}.`)),
+        ...[...made].map(([packages, sides]) => el("p", {}, `${sides.join(" and ")} encoded with ${packages}.`)),
         el("pre", {}, JSON.stringify(recipes, null, 1)));
     })));
 }
