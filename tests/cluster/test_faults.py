@@ -83,7 +83,7 @@ def test_a_node_that_goes_down(cluster, slow):
 def test_the_controller_is_away_for_a_while(cluster, slow):
     """As the profile is, with snakemake's own pace: its squeue is asked while nobody answers.
 
-    The job goes on all the while, and stores what it has at least every CLAIM_SECONDS: a kill loses no more.
+    The job goes on all the while, and stores what it has about every CLAIM_SECONDS: a kill loses no more.
     """
     cluster.breaking()
     slow.program = (str(BIN / "snakemake"),)
@@ -103,7 +103,7 @@ def test_the_controller_is_away_for_a_while(cluster, slow):
     stored_at = sorted(path.stat().st_mtime for path in slow.shards())
     apart = [later - earlier for earlier, later in itertools.pairwise(stored_at)]
     print("seconds between what is stored:", [round(seconds, 1) for seconds in apart])
-    assert max(apart) < CLAIM_SECONDS + 5
+    assert max(apart) < 1.5 * CLAIM_SECONDS
     output = finish(slow, process)
     assert "Trying to restart job" not in output
     assert encoded(slow) == DOCUMENTS
