@@ -21,7 +21,15 @@ LEAST_MINUTES = 30
 MARGIN = 3  # a job that is cut off costs more than one that asks for too much
 UNPACKED = {".gz": 4, ".zst": 4, ".bz2": 5, ".xz": 5, ".parquet": 3}
 BYTES_PER_TOKEN = 4
-BYTES_PER_TEXT = 100  # of a short query; documents are longer, so this counts too many
+BYTES_PER_TEXT = 100  # of a short query; a document is taken for four times as long
+CHECKED_RECORD = (
+    90  # bytes of memory that a check keeps of a document or query: id, hashes of its text
+)
+CHECKED_JUDGMENTS = 6  # bytes of memory per byte of a file of judgments
+NAMED_TEXT = 150  # bytes of memory that rank 0 of an encode job keeps of a text: id, key, place
+WAITING_TEXT = (
+    60  # and each rank, of a text that is to be encoded: its length, its place in the order
+)
 CHECKED_PER_SECOND = 10e6  # bytes of text that a check reads
 BYTES_PER_PAIR = 1000  # of a query and a document, as a cross-encoder reads them
 DIMENSIONS = 1024
@@ -79,8 +87,10 @@ def weight_bytes(folder: Path) -> int:
 
 def encode_memory(texts: int, weights: int, processes: int, records: list[dict]) -> int:
     """Return the MB that an encode job needs on a node; `texts` and `weights` are in bytes."""
-    # Rank 0 holds ids, keys and the texts that are to be encoded; all map the file of those.
-    estimate = BASE_MB + processes * (PROCESS_MB + 2.5 * _mb(weights)) + 6 * _mb(texts)
+    # The texts themselves are in no process' memory: those to be encoded lie in a file that all map.
+    rows = texts / BYTES_PER_TEXT / 4
+    estimate = BASE_MB + processes * (PROCESS_MB + 2.5 * _mb(weights))
+    estimate += _mb(rows * (NAMED_TEXT + processes * WAITING_TEXT))
     seen = [
         record["peak_memory_mb"] * max(1.0, texts / max(1, record["input_bytes"]))
         for record in records
@@ -126,6 +136,12 @@ def rank_memory(queries: int, documents: int, depth: int) -> int:
     found = queries / BYTES_PER_TEXT * depth * 20 * 6
     ids = documents / BYTES_PER_TEXT / 4 * 100
     return math.ceil(BASE_MB + PROCESS_MB + _mb(found) + _mb(ids))
+
+
+def check_memory(documents: int, queries: int, judgments: int) -> int:
+    """Return the MB that a check of a data set needs, from the bytes of its files."""
+    rows = documents / BYTES_PER_TEXT / 4 + queries / BYTES_PER_TEXT
+    return math.ceil(BASE_MB + _mb(rows * CHECKED_RECORD + judgments * CHECKED_JUDGMENTS))
 
 
 def again(amount: int, attempt: int, limit: int | None) -> int:
@@ -235,8 +251,9 @@ class Requests:
         return again(LEAST_MINUTES, attempt, self.limits.minutes)
 
     def check_memory(self, data, attempt: int) -> int:
-        """Return the MB of a check of a data set, which holds its ids."""
-        return self._memory(math.ceil(BASE_MB + 2 * _mb(_all_texts(data))), attempt)
+        """Return the MB of a check of a data set."""
+        files = (data.corpus.links, data.queries.links, data.qrels.links)
+        return self._memory(check_memory(*map(text_bytes, files)), attempt)
 
     def check_minutes(self, data, attempt: int) -> int:
         """Return the minutes in which the files of a data set are read."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from operator import not_
 from pathlib import Path
 
-from trove_steps.data.arrays import from_strings, to_numpy
+from trove_steps.data.arrays import from_numpy, from_strings, to_numpy
 from trove_steps.data.collections import Files, merge_collections
-from trove_steps.data.ids import repeated_rows, shortened
+from trove_steps.data.ids import repeated_rows, rows_of, shortened
 from trove_steps.data.namespaces import Namespaces, named
 from trove_steps.data.records import read_records, reader_of
 from trove_steps.errors import TroveStepsError
@@ -183,16 +183,12 @@ def _about_texts(what: str, side: Side) -> list[dict]:
 
 def _about_ids(corpus: Side, queries: Side, excluded: bool) -> list[dict]:
     import numpy as np
-    import pyarrow.compute as pc
 
-    # The larger side passes by a table of the smaller one.
-    found = to_numpy(pc.fill_null(pc.index_in(corpus.ids, value_set=queries.ids), -1))
-    documents = np.flatnonzero(found >= 0)
+    documents, common = rows_of(queries.ids, corpus.ids)
     if not len(documents) or excluded:
         return []
-    common = found[documents]
     order = np.argsort(common)
-    common, documents = common[order], documents[order]
+    documents, common = documents[order], common[order]
     same = queries.texts[common] == corpus.texts[documents]
     same |= queries.whole[common] == corpus.whole[documents]
     equal, other = int(same.sum()), int((~same).sum())
@@ -222,8 +218,8 @@ def _about_judgments(merged, description: dict, links: Path, corpus: Side, queri
     sides = (("query_id", "queries", queries), ("doc_id", "documents", corpus))
     for column, what, side in sides:
         distinct = pc.unique(table[column])
-        present = side.ids.filter(pc.is_in(side.ids, value_set=distinct))
-        absent = distinct.filter(pc.invert(pc.is_in(distinct, value_set=present)))
+        _, present = rows_of(distinct, side.ids)
+        absent = distinct.take(from_numpy(np.setdiff1d(np.arange(len(distinct)), present)))
         if len(absent) == len(distinct):
             raise TroveStepsError(
                 f"none of the {len(distinct):,} {what} that the judgments name exists: they name "
