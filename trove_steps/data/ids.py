@@ -35,27 +35,33 @@ RECORD_ID_NAMES = ("_id", "id", *QUERY_ID_NAMES, *DOC_ID_NAMES)
 AT_ONCE = 1 << 16  # ids or hashes that are looked at together
 ROWS_AT_ONCE = 1 << 20  # rows for which a table of other ids is built again
 
-# White space of Unicode and control characters, as UTF-8.
+# White space of Unicode, control characters and halves of surrogate pairs, as UTF-8.
 SEPARATOR = re.compile(
     rb"[\x00-\x20\x7f]|\xc2[\x80-\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]"
-    rb"|\xe2\x81\x9f|\xe3\x80\x80"
+    rb"|\xe2\x81\x9f|\xe3\x80\x80|\xed[\xa0-\xbf]."
 )
 
 
 def bad_id(ids: Sequence[str]) -> int | None:
-    """Return the index of the first id that is empty or holds white space or a control character."""
+    """Return the index of the first id that is empty or holds what no id may hold."""
     together = "".join(ids)
     plain = together.isascii() and together.isprintable() and " " not in together
-    if all(ids) and (plain or not SEPARATOR.search(together.encode())):
+    if all(ids) and (plain or not _separator(together)):
         return None
-    return next(i for i, value in enumerate(ids) if not value or SEPARATOR.search(value.encode()))
+    return next(i for i, value in enumerate(ids) if not value or _separator(value))
+
+
+def _separator(value: str) -> re.Match | None:
+    return SEPARATOR.search(value.encode("utf-8", "surrogatepass"))
 
 
 def bad_id_message(value: str) -> str:
     """Say what is wrong with an id that `bad_id` found."""
     if not value:
         return "the id is empty: give it a value"
-    found = SEPARATOR.search(value.encode())[0].decode()
+    found = _separator(value)[0].decode("utf-8", "surrogatepass")
+    if "\ud800" <= found <= "\udfff":
+        return f"the id {shortened(value)} holds half of a surrogate pair, which no file can hold: repair it"
     what = "a space" if found == " " else f"the character {found!r}"
     return (
         f"the id {shortened(value)} holds {what}, which separates the columns of run and qrel files: "

@@ -179,7 +179,22 @@ def _from_loader(source: Source, path, reader: Reader, batch_rows: int) -> Itera
         if fields is None:
             fields = _choose_fields(list(records[0]), f"{source.name}:{first}", reader)
         values = [[record.get(name) for record in records] for name in astuple(fields)]
-        yield _checked(source, fields, Batch(*values, numbers), records)
+        batch = _checked(source, fields, Batch(*values, numbers), records)
+        _check_whole_characters(source, batch)
+        yield batch
+
+
+def _check_whole_characters(source: Source, batch: Batch) -> None:
+    """Raise TroveStepsError for half of a surrogate pair, which only a loader can give."""
+    for line, title, text in zip(batch.lines, batch.titles, batch.texts, strict=True):
+        try:
+            (title or "").encode()
+            text.encode()
+        except UnicodeEncodeError:
+            raise TroveStepsError(
+                f"{source.name}:{line}: the text holds half of a surrogate pair, which no encoder can "
+                "read: decode the file with errors='replace' in the loader"
+            ) from None
 
 
 def _from_json_lines(
@@ -343,7 +358,7 @@ def _from_columns(source: Source, batch_rows: int, reader: Reader) -> Iterator[B
     def choose(names: list[str]) -> list[str]:
         nonlocal fields
         fields = _choose_fields(names, source.name, reader)
-        return [name for name in astuple(fields) if name in names]
+        return [name for name in dict.fromkeys(astuple(fields)) if name in names]
 
     for row, batch in column_batches(source, choose, batch_rows):
         values = [
