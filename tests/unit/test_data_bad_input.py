@@ -336,6 +336,14 @@ def test_damaged_files_give_rows_or_the_clear_error(tmp_path, form, compression,
     check_rows_or_error(write(tmp_path, content))
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_no_room_to_unpack_a_file_of_columns_is_told_as_such(tmp_path, monkeypatch):
+    path = write(tmp_path, gzip.compress(parquet(ROWS)))
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: open("/dev/full", "w+b"))  # noqa: SIM115
+    with pytest.raises(TroveStepsError, match=r"data can't be unpacked .*\(No space left"):
+        records(path, shown_as="data")
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
