@@ -1,5 +1,6 @@
 # make demo    install, then encode, search, score and mine on real text with a real model
 # make test    install, then run the tests; make test-all also runs the long ones
+# make fuzz    install, then look for input that breaks the readers, for about five minutes on 2 cores
 # make lint    install, then check format and style
 #
 # TORCH chooses the build of PyTorch; the README explains it.
@@ -13,7 +14,9 @@ QUICK := not slow and not cluster and not gpu
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 PYTEST_ARGS ?= -m "$(QUICK)" $(WORKERS)
 
-.PHONY: demo test test-all lint setup clean
+FUZZ_EXAMPLES ?= 8000
+
+.PHONY: demo test test-all fuzz lint setup clean
 
 demo: setup
 	@echo "== demo: encode, search, score and mine (all-MiniLM-L6-v2 on the Python standard library)"
@@ -27,6 +30,10 @@ test-all: setup
 	@echo "== test: on a SLURM cluster, where one can be started; then the rest"
 	@$(RUN) python -m pytest -m cluster
 	@$(RUN) python -m pytest -m "not cluster and not gpu" $(WORKERS)
+
+fuzz: setup
+	@echo "== fuzz: readers of collections and judgments, $(FUZZ_EXAMPLES) inputs per test"
+	@$(RUN) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) python -m pytest -m fuzz -n 2
 
 lint: setup
 	@echo "== lint"

@@ -27,7 +27,11 @@ BYTES_PER_TOKEN = 4
 LEAST_SECONDS = 60  # of encoding, below which an earlier job says little about speed and memory
 LEAST_SHARE = 1 / 20  # of the texts, likewise
 RECORDS = 5  # the latest earlier jobs count
-BYTES_PER_TEXT = 100  # of a short query; documents are longer, so this counts too many
+BYTES_PER_TEXT = 100  # of a short query; a document is taken for four times as long
+CHECKED_RECORD = 90  # bytes of memory that a check keeps of a record: id, hashes of its text
+CHECKED_JUDGMENTS = 6  # bytes of memory per byte of a file of judgments
+NAMED_TEXT = 150  # bytes of memory that rank 0 of an encode job keeps of a text: id, key, place
+WAITING_TEXT = 60  # and each rank, of a text that is to be encoded: its length, its place
 HELD_WHOLE = (".safetensors", ".faiss")  # files that are written from memory, others block by block
 MOVED_PER_SECOND = 20e6  # bytes of vectors that are read and written
 CHECKED_PER_SECOND = 10e6  # bytes of text that a check reads
@@ -120,8 +124,9 @@ def weight_bytes(folder: Path) -> int:
 def encode_memory(texts: int, weights: int, processes: int, records: list[dict]) -> int:
     """Return the MB that an encode job needs on a node; `texts` and `weights` are in bytes."""
     base = PROCESS_MB + 2.5 * _mb(weights)
-    # Rank 0 holds ids, keys and the texts that are to be encoded; all map the file of those.
-    estimate = BASE_MB + processes * base + 6 * _mb(texts)
+    # The texts themselves are in no process' memory: those to be encoded lie in a file that all map.
+    rows = texts / BYTES_PER_TEXT / 4
+    estimate = BASE_MB + processes * base + _mb(rows * (NAMED_TEXT + processes * WAITING_TEXT))
     # A text that is longer than any before needs more: an earlier figure can only raise the estimate.
     seen = [
         BASE_MB + 1.3 * (processes * peak + max(0.0, peak - base) * (growth - 1))
@@ -174,6 +179,12 @@ def rank_memory(queries: int, documents: int, depth: int) -> int:
     found = queries / BYTES_PER_TEXT * depth * 20 * 6
     ids = documents / BYTES_PER_TEXT / 4 * 100
     return math.ceil(BASE_MB + PROCESS_MB + _mb(found) + _mb(ids))
+
+
+def check_memory(documents: int, queries: int, judgments: int) -> int:
+    """Return the MB that a check of a data set needs, from the bytes of its files."""
+    rows = documents / BYTES_PER_TEXT / 4 + queries / BYTES_PER_TEXT
+    return math.ceil(BASE_MB + _mb(rows * CHECKED_RECORD + judgments * CHECKED_JUDGMENTS))
 
 
 def again(amount: int, attempt: int, limit: int | None) -> int:
@@ -332,8 +343,9 @@ class Requests:
         return again(_minutes(_moved(encoding) / MOVED_PER_SECOND), attempt, self.limits.minutes)
 
     def check_memory(self, data, attempt: int) -> int:
-        """Return the MB of a check of a data set, which holds its ids."""
-        return self._memory(math.ceil(BASE_MB + 2 * _mb(_all_texts(data))), attempt)
+        """Return the MB of a check of a data set."""
+        files = (data.corpus.links, data.queries.links, data.qrels.links)
+        return self._memory(check_memory(*map(text_bytes, files)), attempt)
 
     def check_minutes(self, data, attempt: int) -> int:
         """Return the minutes in which the files of a data set are read."""

@@ -11,6 +11,7 @@ import os
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import zstandard
 from hypothesis import HealthCheck, settings
 
@@ -121,3 +122,8 @@ FUZZ = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+
+def fuzz(test):
+    """Mark a test that looks for input which breaks a reader: `make fuzz` runs these for minutes."""
+    return pytest.mark.fuzz(FUZZ(test))

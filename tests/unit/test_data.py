@@ -13,8 +13,8 @@ from trove_steps.errors import TroveStepsError
 from .collections_on_disk import (
     COMPRESSIONS,
     FORMATS,
-    FUZZ,
     ROWS,
+    fuzz,
     json_lines,
     parquet,
     places,
@@ -130,7 +130,7 @@ def test_a_batch_is_never_larger_than_asked(tmp_path):
         assert max(sizes) <= 64, form
 
 
-@FUZZ
+@fuzz
 @given(
     rows=st.lists(
         st.tuples(

@@ -12,15 +12,15 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trove_steps.data import read_records
+from trove_steps.data import Reader, read_records
 from trove_steps.errors import TroveStepsError
 
 from .collections_on_disk import (
     COMPRESSIONS,
     FORMATS,
-    FUZZ,
     ROWS,
     arrow,
+    fuzz,
     json_lines,
     parquet,
     records,
@@ -311,7 +311,7 @@ def check_rows_or_error(path) -> None:
         assert type(text) is str
 
 
-@FUZZ
+@fuzz
 @given(
     content=st.binary(max_size=300),
     start=st.sampled_from(["", "{", "[", "_id\ttext\n", "_id,text\n"]),
@@ -320,7 +320,7 @@ def test_random_bytes_give_rows_or_the_clear_error(tmp_path, content, start):
     check_rows_or_error(write(tmp_path, start.encode() + content))
 
 
-@FUZZ
+@fuzz
 @given(
     form=st.sampled_from(sorted(FORMATS)),
     compression=st.sampled_from(sorted(COMPRESSIONS)),
@@ -334,6 +334,40 @@ def test_damaged_files_give_rows_or_the_clear_error(tmp_path, form, compression,
     else:
         content = mutated(COMPRESSIONS[compression](content), changes)
     check_rows_or_error(write(tmp_path, content))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_no_room_to_unpack_a_file_of_columns_is_told_as_such(tmp_path, monkeypatch):
+    path = write(tmp_path, gzip.compress(parquet(ROWS)))
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: open("/dev/full", "w+b"))  # noqa: SIM115
+    with pytest.raises(TroveStepsError, match=r"data can't be unpacked .*\(No space left"):
+        records(path, shown_as="data")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"_id": "\ud800", "text": ""}, r"data:1: the id '\\ud800' holds half of a surrogate pair"),
+        (
+            {"_id": "a", "text": "\udc00"},
+            r"data:1: the text holds half of a surrogate pair.*loader",
+        ),
+        (
+            {"_id": "a", "text": "", "title": "\ud800"},
+            r"data:1: the text holds half of a surrogate",
+        ),
+    ],
+)
+def test_half_characters_of_a_loader(tmp_path, monkeypatch, record, message):
+    monkeypatch.setattr("trove_steps.data.records.load_function", lambda *_: lambda path: [record])
+    with pytest.raises(TroveStepsError, match=message):
+        list(read_records(write(tmp_path, b"x"), shown_as="data", reader=Reader(loader="own:f")))
+
+
+@pytest.mark.parametrize("form", sorted(FORMATS))
+def test_one_field_as_id_and_text(tmp_path, form):
+    path = write(tmp_path, FORMATS[form](ROWS))
+    assert [row[2] for row in records(path, reader=Reader(text="_id"))] == [row[0] for row in ROWS]
 
 
 def outcome(path):
@@ -365,7 +399,7 @@ UNUSUAL = [
 ]
 
 
-@FUZZ
+@fuzz
 @given(
     lines=st.lists(
         st.sampled_from(UNUSUAL)

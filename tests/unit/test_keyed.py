@@ -20,7 +20,7 @@ from trove_steps import keyed
 from trove_steps.data import Reader, portion_bounds, read_portion
 from trove_steps.errors import TroveStepsError
 
-from .collections_on_disk import COMPRESSIONS, FORMATS, FUZZ, json_lines, records, write
+from .collections_on_disk import COMPRESSIONS, FORMATS, fuzz, json_lines, records, write
 
 TEMPLATE = "passage: {title} {text}"
 ROWS = [(f"d{n}", "Über" if n % 3 else "", "漢字 word " * (n % 40)) for n in range(3000)]
@@ -199,7 +199,7 @@ def test_functions_of_the_users_own_are_called_in_this_process(
     assert set(map(bytes, keys)) == {key}
 
 
-@FUZZ
+@fuzz
 @given(
     rows=st.lists(
         st.tuples(

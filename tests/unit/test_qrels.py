@@ -6,7 +6,7 @@ import hashlib
 import io
 import itertools
 import json
-import os
+import lzma
 import re
 import subprocess
 import sys
@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 
 from trove_steps.data import load_qrels, most_annotated, read_qrels
 from trove_steps.errors import TroveStepsError
+
+from .collections_on_disk import fuzz
 
 JUDGED = [("q1", "d1", 1), ("q1", "007", 0), ("02", "d1", 3), ("02", "ü,3", -1), ("q1", '"x"', 2)]
 COLUMNS = ("query_id", "doc_id", "score")
@@ -112,6 +114,7 @@ COMPRESSIONS = {
     "gzip": gzip.compress,
     "zstd": zstandard.compress,
     "bzip2": bz2.compress,
+    "xz": lzma.compress,
 }
 
 
@@ -552,13 +555,6 @@ def test_an_error_far_into_a_large_file_has_its_line(tmp_path):
         read_qrels([write(tmp_path, grouped + bad + grouped)], shown_as=["data"])
 
 
-FUZZ = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "150")),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-
-
 def check_rows_or_error(folder, content: bytes) -> None:
     try:
         table, info = load_qrels([write(folder, content)], shown_as=["data"])
@@ -580,13 +576,13 @@ def check_rows_or_error(folder, content: bytes) -> None:
 STARTS = ["", "{", "[", '{"qid": ', "q\td\t1\n", "q,d,1\n", "q 0 d 1\n", "qid\tdocid\tscore\n"]
 
 
-@FUZZ
+@fuzz
 @given(content=st.binary(max_size=200), start=st.sampled_from(STARTS))
 def test_random_bytes_give_judgments_or_the_clear_error(tmp_path, content, start):
     check_rows_or_error(tmp_path, start.encode() + content)
 
 
-@FUZZ
+@fuzz
 @given(
     content=st.text(st.sampled_from('qd01.-e \t\n\r,"[]{}:é\0'), max_size=60),
     start=st.sampled_from(STARTS),
@@ -595,7 +591,7 @@ def test_random_columns_give_judgments_or_the_clear_error(tmp_path, content, sta
     check_rows_or_error(tmp_path, (start + content).encode())
 
 
-@FUZZ
+@fuzz
 @given(
     form=st.sampled_from(sorted(FORMATS)),
     compression=st.sampled_from(sorted(COMPRESSIONS)),
@@ -627,7 +623,7 @@ def test_damaged_files_give_judgments_or_the_clear_error(
     check_rows_or_error(tmp_path, COMPRESSIONS[compression](content) if inside else content)
 
 
-@FUZZ
+@fuzz
 @given(
     rows=st.dictionaries(
         st.tuples(

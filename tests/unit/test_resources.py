@@ -12,6 +12,7 @@ from trove_steps.resources import (
     LEAST_MINUTES,
     Limits,
     again,
+    check_memory,
     cpu_threads,
     encode_memory,
     encode_minutes,
@@ -55,8 +56,17 @@ def test_encode_memory_grows_with(grow):
     assert encode_memory(**{**small, grow: 4 * small[grow]}) > encode_memory(**small)
 
 
-def test_encode_memory_holds_the_model_and_the_texts():
-    assert encode_memory(2 * GB, 14 * GB, 1, []) > 14_000 + 2_000
+def test_encode_memory_holds_the_model_and_what_is_kept_of_each_text():
+    assert encode_memory(2 * GB, 14 * GB, 1, []) > 14_000 + 1_000
+    # 20 million documents of 1 kB, 73 bytes each as measured; the texts are in files.
+    assert 73 * 20 < encode_memory(20 * GB, 0, 1, []) - encode_memory(0, 0, 1, []) < 20_000
+
+
+def test_a_check_keeps_some_bytes_of_a_record_not_its_text():
+    # 54 bytes for each of 20 million documents of 1 kB, as measured.
+    assert 54 * 20 < check_memory(20 * GB, 0, 0) - check_memory(0, 0, 0) < 6_000
+    assert check_memory(0, GB, 0) > check_memory(GB, 0, 0)
+    assert check_memory(0, 0, GB) > 5_000
 
 
 def test_an_earlier_peak_raises_the_estimate_and_never_lowers_it():
@@ -228,6 +238,7 @@ def test_every_figure_is_a_whole_number():
         search_memory(123, 2),
         search_minutes(10**8, 10**11, workforce(3, 0)),
         rank_memory(123, 45, 7),
+        check_memory(123, 45, 7),
     ]
     assert all(isinstance(figure, int) and figure > 0 for figure in figures)
     assert resources.again(figures[0], 2, None) == 2 * figures[0]

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from operator import not_
 from pathlib import Path
 
-from trove_steps.data.arrays import from_strings, to_numpy
+from trove_steps.data.arrays import from_strings
 from trove_steps.data.collections import Files, merge_collections
 from trove_steps.data.findings import EXAMPLES, collecting, first_ids, warning
-from trove_steps.data.ids import repeated_rows
+from trove_steps.data.ids import repeated_rows, rows_of
 from trove_steps.data.judgment_checks import about_judgments
 from trove_steps.data.namespaces import Namespaces, named
 from trove_steps.data.records import describe_format, read_records, reader_of
@@ -225,14 +225,10 @@ def _about_texts(what: str, side: Side) -> list[dict]:
 def _about_ids(corpus: Side, queries: Side, excluded: bool) -> tuple[dict, list[dict]]:
     """Return (how many ids queries share with documents of the same and of another text, warnings)."""
     import numpy as np
-    import pyarrow.compute as pc
 
-    # The larger side passes by a table of the smaller one.
-    found = to_numpy(pc.fill_null(pc.index_in(corpus.ids, value_set=queries.ids), -1))
-    documents = np.flatnonzero(found >= 0)
-    common = found[documents]
+    documents, common = rows_of(queries.ids, corpus.ids)
     order = np.argsort(common)
-    common, documents = common[order], documents[order]
+    documents, common = documents[order], common[order]
     same = queries.texts[common] == corpus.texts[documents]
     same |= queries.whole[common] == corpus.whole[documents]
     shared = {"same_text": int(same.sum()), "other_text": int((~same).sum())}

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from trove_steps.data.arrays import to_numpy
 from trove_steps.errors import TroveStepsError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ SCORE_NAMES = ("score", "relevance", "rel", "label")
 RECORD_ID_NAMES = ("_id", "id", *QUERY_ID_NAMES, *DOC_ID_NAMES)
 
 AT_ONCE = 1 << 16  # ids or hashes that are looked at together
+ROWS_AT_ONCE = 1 << 20  # rows for which a table of other ids is built again
 
 # White space of Unicode, control characters and halves of surrogate pairs, as UTF-8.
 SEPARATOR = re.compile(
@@ -41,8 +43,7 @@ SEPARATOR = re.compile(
 
 
 def bad_id(ids: Sequence[str]) -> int | None:
-    """Return the index of the first id that is empty or holds white space, a control character or half of
-    a surrogate pair."""
+    """Return the index of the first id that is empty or holds what no id may hold."""
     together = "".join(ids)
     plain = together.isascii() and together.isprintable() and " " not in together
     if all(ids) and (plain or not _separator(together)):
@@ -137,6 +138,26 @@ def repeated_rows(values: np.ndarray) -> np.ndarray:
         nearest = again[np.minimum(np.searchsorted(again, block), len(again) - 1)]
         found.append(start + np.flatnonzero(nearest == block))
     return np.concatenate(found)
+
+
+def rows_of(wanted, ids) -> tuple[np.ndarray, np.ndarray]:
+    """Return (rows of `ids` whose id is in `wanted`, its places there), int64, by row.
+
+    Both are pyarrow arrays or chunked arrays of strings. Memory is that of a table of `wanted`, however
+    many ids pass by.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for start in range(0, len(ids), ROWS_AT_ONCE):
+        found = pc.index_in(ids.slice(start, ROWS_AT_ONCE), value_set=wanted)
+        found = to_numpy(pc.fill_null(found, pa.scalar(-1, pa.int32())))
+        hits = np.flatnonzero(found >= 0)
+        rows.append(start + hits)
+        places.append(found[hits].astype(np.int64))
+    return np.concatenate(rows), np.concatenate(places)
 
 
 def _place(row: int, where: Sequence[tuple[str, int]], readers: Sequence) -> str:

@@ -1,9 +1,9 @@
 """What may be wrong with the judgments of a data set: whom they name, and whether labels can be gains."""
 
-from trove_steps.data.arrays import to_numpy
+from trove_steps.data.arrays import from_numpy, to_numpy
 from trove_steps.data.collections import Files, Merged
 from trove_steps.data.findings import EXAMPLES, collecting, first_ids, warning
-from trove_steps.data.ids import shortened
+from trove_steps.data.ids import rows_of, shortened
 from trove_steps.data.qrels import place_of
 from trove_steps.errors import TroveStepsError
 from trove_steps.measures import LARGEST_LABEL, unfit_labels
@@ -69,12 +69,12 @@ def about_judgments(merged: Merged, files: Files, evaluated: bool, corpus, queri
 
 def _absent(table, files: Files, column: str, what: str, side) -> list[dict]:
     """Look for queries or documents that are judged and do not exist."""
+    import numpy as np
     import pyarrow.compute as pc
 
     distinct = pc.unique(table[column])
-    # The ids of the collection, which may be many, pass by a table of those that are judged.
-    present = side.ids.filter(pc.is_in(side.ids, value_set=distinct))
-    absent = distinct.filter(pc.invert(pc.is_in(distinct, value_set=present)))
+    _, present = rows_of(distinct, side.ids)
+    absent = distinct.take(from_numpy(np.setdiff1d(np.arange(len(distinct)), present)))
     hint = _about_zeros(absent, side.ids)
     if len(absent) == len(distinct):
         held = ", ".join(file["path"] for file in side.files)

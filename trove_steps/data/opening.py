@@ -162,10 +162,16 @@ class Source:
             self._raw.digest = None
             self._raw.seek(0)
             return self._raw
-        copy = tempfile.TemporaryFile()  # noqa: SIM115 (closed with its last reference)
-        while block := self.read():
-            copy.write(block)
-        copy.flush()
+        try:
+            copy = tempfile.TemporaryFile()  # noqa: SIM115 (closed with its last reference)
+            while block := self.read():
+                copy.write(block)
+            copy.flush()
+        except OSError as error:
+            raise TroveStepsError(
+                f"{self.name} can't be unpacked into a temporary file ({error.strerror}): name a folder "
+                "with more room as TMPDIR, or unpack the file yourself"
+            ) from None
         copy.seek(0)
         return copy
 

@@ -220,14 +220,14 @@ def _from_loader(source: Source, path, reader: Reader, batch_rows: int) -> Itera
 
 
 def _check_unicode(source: Source, batch: Batch) -> None:
-    """Raise TroveStepsError at the first text with half of a surrogate pair; files can't hold any."""
+    """Raise TroveStepsError at the first text with half of a surrogate pair, which only a loader gives."""
     for number, title, text in zip(batch.lines, batch.titles, batch.texts, strict=True):
         try:
             f"{title} {text}".encode()
         except UnicodeEncodeError:
             raise TroveStepsError(
                 f"{source.name}:{number}: the text holds half of a surrogate pair, which no encoder can "
-                "read: remove it or give its pair"
+                "read: decode the file with errors='replace' in the loader"
             ) from None
 
 
@@ -395,7 +395,7 @@ def _from_columns(source: Source, batch_rows: int, reader: Reader) -> Iterator[B
     def choose(names: list[str]) -> list[str]:
         nonlocal fields
         fields = _choose_fields(names, source.name, reader)
-        return [name for name in astuple(fields) if name in names]
+        return [name for name in dict.fromkeys(astuple(fields)) if name in names]
 
     for row, batch in column_batches(source, choose, batch_rows):
         values = [

@@ -153,6 +153,7 @@ def column_batches(source: Source, choose, batch_rows: int) -> Iterator:
     row = 1
     try:
         for batch in _batches(source, choose, batch_rows):
+            batch.validate()  # before anything is counted from its offsets
             step = _rows_per_part(batch.nbytes, batch.num_rows, batch_rows)
             for start in range(0, batch.num_rows, step):
                 part = batch.slice(start, step)
