@@ -34,7 +34,7 @@ WORDS = [
 ]  # fmt: skip
 
 
-def make_model(folder: Path, seed: int = 0, width: int = 32) -> Path:
+def make_model(folder: Path, seed: int = 0, width: int = 32, positions: int = 128) -> Path:
     """Write a small random BERT with a word-piece tokenizer over WORDS, as transformers saves it."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -57,7 +57,7 @@ def make_model(folder: Path, seed: int = 0, width: int = 32) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=2 * width,
-        max_position_embeddings=128,
+        max_position_embeddings=positions,
     )
     BertModel(config).eval().save_pretrained(folder)
     PreTrainedTokenizerFast(

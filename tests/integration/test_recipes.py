@@ -1,8 +1,10 @@
-"""The commands of the quick start and of the recipes, run as they stand in the documentation."""
+"""The commands of the documentation, run as they stand there: those of the quick start and of each recipe
+in a folder of their own, those of all other pages in one folder after each other."""
 
 import json
 import os
 import re
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,15 @@ import pytest
 
 from tests.conftest import PROJECT, make_dataset, make_model
 from tests.integration.conftest import BIN
+from trove_steps.cli import main
 
 pytestmark = pytest.mark.slow
 
 DOCS = PROJECT / "docs"
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(yaml|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# Complete commands in the running text.
+INLINE = re.compile(r"`(trove-steps [^`…]*--configfile my\.yaml)`")
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 # A file in backticks that a recipe promises: `results/…`, without {placeholders}.
 PROMISE = re.compile(r"`(results/[\w./@-]+)`")
@@ -54,6 +60,35 @@ def read_recipes(page: Path) -> list[Recipe]:
 
 
 RECIPES = [*read_recipes(DOCS / "README.md"), *read_recipes(DOCS / "recipes.md")]
+OTHER_PAGES = [
+    PROJECT / "README.md",
+    *sorted(page for page in DOCS.glob("*.md") if page.name not in ("README.md", "recipes.md")),
+]
+NOT_RUN = {
+    "make demo": "installs from a registry; test_demo runs the demo itself",
+    "make test": "this is it",
+    ". .venv/bin/activate": "the environment of the tests is active",
+    "pip install": "would change the environment of the tests",
+    "export TROVE_STEPS_TEST_": "belongs to the next one",
+    "pytest -m cluster": "needs a cluster",
+    "trove-steps reproduce": "figures of tiny data are not those that others published",
+}
+
+
+def read_commands(page: Path) -> list[str]:
+    """Return the lines of all bash blocks of a page, then the complete commands in its text."""
+    text = page.read_text(encoding="utf-8")
+    blocks = [block for language, block in BLOCK.findall(text) if language == "bash"]
+    lines = [line for block in blocks for line in block.splitlines() if line and line[0] != "#"]
+    inline = [
+        command.replace("DATASET/MODEL", "scifact/minilm") for command in INLINE.findall(text)
+    ]
+    return list(dict.fromkeys(lines + inline))
+
+
+def is_run(command: str) -> bool:
+    """Tell whether a test can run a command."""
+    return not command.startswith(tuple(NOT_RUN))
 
 
 def test_all_recipes_are_found():
@@ -66,6 +101,14 @@ def test_all_recipes_are_found():
         "SLURM",
     ]
     assert all(recipe.files and recipe.promised for recipe in RECIPES if recipe.title != "SLURM")
+
+
+def test_what_is_not_run_is_there():
+    commands = [command for page in OTHER_PAGES for command in read_commands(page)]
+    for beginning in NOT_RUN:
+        assert any(command.startswith(beginning) for command in commands), beginning
+    programs = {command.split()[0] for command in commands if is_run(command)}
+    assert programs == {"snakemake", "trove-steps"}
 
 
 @pytest.fixture
@@ -85,7 +128,7 @@ def folder(tmp_path: Path) -> Path:
     for seed, name in enumerate(("step-1000", "step-2000")):
         make_model(tmp_path / "checkpoints" / name, seed)
     # A folder with the name of a model on the Hub is taken instead of it.
-    add_pooling(make_model(tmp_path / "sentence-transformers" / "all-MiniLM-L6-v2"))
+    add_pooling(make_model(tmp_path / "sentence-transformers" / "all-MiniLM-L6-v2", positions=512))
 
     (tmp_path / "profiles").symlink_to(PROJECT / "profiles")
     program = tmp_path / "bin" / "snakemake"
@@ -134,3 +177,23 @@ def test_a_recipe_does_what_it_says(recipe: Recipe, folder: Path):
         run(command, folder)
     missing = [path for path in recipe.promised if not (folder / path).exists()]
     assert not missing, missing
+
+
+@pytest.mark.timeout(1800)
+def test_the_commands_of_all_other_pages(folder: Path, monkeypatch):
+    """In one folder with the configuration of the README; trove-steps in this process, which saves time."""
+    monkeypatch.chdir(folder)
+    (folder / "data" / "scifact").symlink_to(folder / "data" / "cranfield")
+    (configuration,) = re.findall(r"^```yaml\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    for name in ("my.yaml", "other.yaml"):
+        (folder / name).write_text(configuration, encoding="utf-8")
+    (folder / "kept.txt").write_text("")
+    commands = [line for page in OTHER_PAGES for line in read_commands(page) if is_run(line)]
+    commands = list(dict.fromkeys(command.partition(" #")[0].strip() for command in commands))
+    for command in commands:
+        if command.startswith("trove-steps "):
+            assert main(shlex.split(command)[1:]) == 0, command
+        else:
+            run(command, folder)
+    assert len(commands) >= 16
+    assert (folder / "results" / "report.html").exists()
