@@ -15,7 +15,7 @@ from trove_steps.arguments import model_flags
 from trove_steps.config import check_file, load_config, section_defaults
 from trove_steps.data import most_annotated, read_qrels
 from trove_steps.data.collections import Files, merge_collections
-from trove_steps.data.remote import RemoteData
+from trove_steps.data.remote import LOST, RemoteData
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json, read_manifest, write_json
 from trove_steps.fingerprint import Fingerprints
@@ -228,10 +228,10 @@ class Plan:
         return [name for name, source in self.sources.items() if not source.is_here(self.cache)]
 
     def fetch_record(self, name: str) -> Path:
-        """Return what the fetching of a source leaves; one of a source that is gone is removed."""
+        """Return what the fetching of a source leaves; one of a source that is gone is set aside."""
         record = self.cache / "fetched" / f"{name}.json"
         if record.exists() and not self.sources[name].is_here(self.cache):
-            record.unlink(missing_ok=True)
+            record.replace(record.with_suffix(LOST))
         return record
 
     @cached_property

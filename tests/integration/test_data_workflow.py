@@ -4,6 +4,8 @@ import gzip
 import json
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tests.conftest import write_jsonl
 
@@ -28,6 +30,44 @@ def test_warnings_are_kept_and_strict_makes_them_fatal(workflow):
     assert "warning: datasets.tiny: 1 of 12 queries have no judgments" in output
     found = json.loads((workflow.folder / "results/tiny/data.json").read_text())
     assert [warning["kind"] for warning in found["warnings"]] == ["queries_without_judgments"]
+
+
+def test_checks_are_made_again_where_results_are_there(workflow):
+    """strict takes effect afterwards, and data.json comes back; nothing else is done again."""
+    workflow.run("--cores", "2")
+    data = workflow.folder / "results/tiny/data.json"
+    before = data.read_bytes()
+    data.unlink()
+    output = workflow.run("--cores", "2")
+    assert data.read_bytes() == before
+    assert "check_data" in output
+    assert not any(
+        f"{step}_" in output or f"\n{step} " in output for step in ("encode", "search", "score")
+    )
+    assert "Nothing to be done" in workflow.run("--cores", "2")
+    workflow.config["datasets"]["tiny"]["strict"] = True
+    output = workflow.run("--cores", "2", expect=1)
+    assert "strict is set" in output
+
+
+def test_labels_that_are_no_grades_stop_a_run_of_vectors_from_elsewhere(workflow):
+    """Such a data set has no texts to check, but its judgments are read before anything is searched."""
+    folder = workflow.folder
+    for side, ids in (("corpus", ["d1", "d2"]), ("queries", ["q1"])):
+        vectors = pa.array([[1.0, float(n)] for n in range(len(ids))], pa.list_(pa.float32()))
+        pq.write_table(pa.table({"id": ids, "embedding": vectors}), folder / f"{side}.parquet")
+    (folder / "mined.tsv").write_text("q1\td1\t1\nq1\td2\t0.731\n")
+    workflow.config["datasets"] = {
+        "vectors": {
+            "corpus_embeddings": "corpus.parquet",
+            "query_embeddings": "queries.parquet",
+            "qrel_path": "mined.tsv",
+        }
+    }
+    output = workflow.run("--cores", "2", expect=1)
+    assert "mined.tsv:2: 1 of 2 labels can't be gains" in output
+    assert "Traceback" not in output
+    assert not list((folder / "cache").glob("searches/*"))
 
 
 def test_two_collections_with_the_same_ids(workflow):

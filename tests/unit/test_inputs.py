@@ -325,8 +325,26 @@ def test_what_was_fetched_stays_what_it_is(hub, monkeypatch):
         "hub": "org/tiny", "revision": "main", "commit": COMMIT
     }  # fmt: skip
     (record,) = Path("cache/fetched").glob("@org-tiny-corpus-*.json")
-    record.unlink()
+    record.rename(record.with_suffix(".lost"))  # as the plan does where the files are gone
+    assert resolved(**options).provenance == before.provenance
+    for kept in Path("cache/fetched").glob("@org-tiny*"):
+        kept.unlink()
     assert resolved(**options).provenance["corpus"][0]["origin"]["commit"] == commit
+
+
+def test_a_plan_sets_the_record_of_lost_files_aside(hub):
+    options = {**PLAIN, "corpus_path": "hf://datasets/org/tiny/corpus/*.parquet"}
+    resolved(**options)
+    make_model(Path("model"))
+    models = {"m": {"model_name_or_path": "model", "pooling": "mean"}}
+    plan = Plan({"datasets": {"d": options}, "models": models})
+    (name,) = (name for name in plan.sources if name.startswith("@org-tiny"))
+    assert name not in plan.unfetched
+    assert plan.fetch_record(name).exists()
+    (hub / "corpus/corpus-00001-of-00002.parquet").unlink()
+    assert name in plan.unfetched
+    assert not plan.fetch_record(name).exists()
+    assert plan.fetch_record(name).with_suffix(".lost").exists()
 
 
 def test_planning_fetches_nothing(hub):
@@ -630,7 +648,12 @@ def test_filters_see_repeated_rows_as_in_trove():
     assert told["steps"] == [{"filter": "min_score 1", "before": 4, "after": 3}]
 
 
-def test_filters_that_leave_nothing_say_so():
+def test_filters_that_leave_nothing_say_so(folder):
+    make_model(folder / "model")
+    model = {"model_name_or_path": "model", "pooling": "mean"}
+    raw = {"datasets": {"d": {**JUDGED, "min_score": 9}}, "models": {"m": model}, "mining": {}}
+    with pytest.raises(TroveStepsError, match=r"^datasets.d: data/qrels.tsv: no judgment is left"):
+        Plan(raw)
     with pytest.raises(TroveStepsError, match=r"no judgment is left .*: min_score 9: \d+ → 0"):
         checked(**JUDGED, min_score=9)
 

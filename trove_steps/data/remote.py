@@ -6,6 +6,7 @@ a data set consists of stays the same until somebody deletes the record.
 """
 
 import fnmatch
+import glob
 import os
 import re
 from collections.abc import Iterable
@@ -28,6 +29,7 @@ OLD_HUB_NAME = re.compile(
     r"(\w[\w.-]+)(?::([\w.-]+))(?::([\w.-]+))?"
 )  # without ORG; a colon says it
 FILE_ENDING = re.compile(r"\.(jsonl?|[ct]sv|txt|trec|parquet|arrow|gz|zst|bz2|xz)$")
+LOST = ".lost"  # ending of the record of files that are gone: they are fetched again as they were
 SHARD = re.compile(r"(.*-)\d{5}-of-(\d{5})(.*)")
 
 
@@ -129,13 +131,21 @@ def _fetch_from_hub(data: RemoteData, cache: Path) -> dict:
         name, config, split = named.groups()
         own_revision = inside = None
     revision = own_revision or data.revision
-    folder, names = _snapshot(name, revision, inside)
+    folder, names = _snapshot(name, _commit_before(data, cache) or revision, inside)
     if inside:
         paths = [str(folder / file) for file in names]
     else:
         paths = prepare_hub_dataset(folder, config, split, cache / "imported" / "datasets")
     origin = {"hub": name, "revision": revision, "commit": folder.name}
     return {"files": {"": paths}, "origin": origin}
+
+
+def _commit_before(data: RemoteData, cache: Path) -> str | None:
+    """Return the commit that was fetched before the files were lost."""
+    try:
+        return read_json(cache / "fetched" / f"{data.name}{LOST}")["origin"]["commit"]
+    except (TroveStepsError, KeyError, TypeError):
+        return None
 
 
 def _snapshot(name: str, revision: str, pattern: str | None) -> tuple[Path, list[str]]:
@@ -151,7 +161,8 @@ def _snapshot(name: str, revision: str, pattern: str | None) -> tuple[Path, list
             options = {"repo_type": "dataset", "local_files_only": True}
             folder = Path(snapshot_download(name, revision=revision, **options))
             names = globbed([str(p.relative_to(folder)) for p in _files_in(folder)], pattern)
-            _check_parts(names)
+            if pattern is None or glob.has_magic(pattern):
+                _check_parts(names)
         else:
             commit = HfApi().dataset_info(name, revision=revision).sha
             listed = HfApi().list_repo_files(name, revision=commit, repo_type="dataset")
