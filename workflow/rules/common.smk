@@ -357,7 +357,7 @@ def get_requests(rule):
     if on_slurm(workflow.executor_settings):
         partition = str(get_asked(rule).get("slurm_partition", ""))
         limits = limits.within(Limits(*partition_limits().get(partition, ())))
-    if rule in workflow.group_settings.overwrite_groups:
+    if workflow.group_settings.overwrite_groups.get(rule):
         limits = limits.of_shared_job(rule)
     return Requests(PLAN, limits)
 
