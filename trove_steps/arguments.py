@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,8 @@ def run_step(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         # The other ranks may wait for this one: leave without a farewell, torchrun ends them.
         os._exit(1)
+    except KeyboardInterrupt:  # a step without a launcher; temporary files are gone by now
+        sys.exit(128 + signal.SIGINT)
 
 
 def shown_path(path: Path | str) -> str:

@@ -43,10 +43,10 @@ def end_with_parent(parent: int, end) -> None:
 
 
 def end_with_launcher() -> None:
-    """In a step: end at once, and silently, on Ctrl-C and when the launcher is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # else every rank prints a traceback
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see _end_on_ctrl_c
+    """In a worker: end at once, and silently, on Ctrl-C and when the launcher is gone."""
     if LAUNCHER in os.environ:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # else every rank prints a traceback
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see _end_on_ctrl_c
         end_with_parent(int(os.environ[LAUNCHER]), lambda: os._exit(128 + signal.SIGTERM))
 
 

@@ -119,6 +119,23 @@ def test_a_mistake_ends_a_step_with_one_line():
     assert issubclass(TroveStepsError, Exception)
 
 
+def test_ctrl_c_ends_a_step_without_a_traceback_and_after_its_cleaning_up():
+    program = (
+        "import os, signal\n"
+        "from trove_steps.arguments import run_step\n"
+        "def main():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    finally:\n"
+        "        print('clean')\n"
+        "run_step(main)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "clean\n", "")
+
+
 def test_shown_path_is_the_one_that_a_person_knows(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "work").mkdir()
