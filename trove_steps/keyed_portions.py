@@ -24,6 +24,7 @@ def main() -> None:
     first, step = map(int, sys.argv[1:])
     path, bounds, reader, template = json.load(sys.stdin)
     reader = Reader(**reader)
+    output = open(1, "wb")  # noqa: SIM115 (sys.stdout may write less than it is given: PYTHONUNBUFFERED)
     for number in range(first, len(bounds) - 1, step):
         ids, keys = [], []
         try:
@@ -36,8 +37,8 @@ def main() -> None:
             return
         names = "".join([f"{name}\n" for name in ids]).encode()
         head = array("q", [len(ids), len(names)])
-        sys.stdout.buffer.write(b"".join((head, *keys, names)))
-        sys.stdout.buffer.flush()
+        output.write(b"".join((head, *keys, names)))
+        output.flush()
 
 
 if __name__ == "__main__":

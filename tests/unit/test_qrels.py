@@ -681,6 +681,7 @@ def test_ten_million_judgments_in_bounded_time(tmp_path):
     table = read_qrels([path])
     assert table.num_rows == 10_000_000
     assert time.process_time() - started < 20
+    print(time.process_time() - started)
 
 
 @pytest.mark.parametrize(("name", "judged", "most"), [("scifact", 339, 5), ("cranfield", 1837, 40)])
