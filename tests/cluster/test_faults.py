@@ -40,7 +40,7 @@ def test_jobs_that_are_cancelled_or_need_more_time_or_memory(cluster, slow):
     slow.config = slow_config()
     process = slow.start("encode")
     keys = {name: slow.encoder(name) for name in slow.config["models"]}
-    jobs = {name: cluster.running(key, process)[0] for name, key in keys.items()}
+    jobs = {name: cluster.jobs_like(key, process)[0] for name, key in keys.items()}
     asked = {name: cluster.asked(job) for name, job in jobs.items()}
     ask("scontrol", "update", f"jobid={jobs['late']}", "TimeLimit=1")
     slow.wait_for_shards(1)

@@ -103,12 +103,13 @@ def test_jobs_share_a_corpus_and_one_of_them_is_killed(cluster, slow, alone):
     expected = alone(slow)
     slow.config["encode"] = {"jobs": 3}
     process = slow.start("--retries", "0")
-    jobs = cluster.running("encode_help", process, 2)
+    helper = cluster.running("encode_help", process, 2)[0]
+    (writer,) = cluster.running("encode_corpus", process)
     slow.wait_for_shards(3)
-    wait_until(lambda: jobs[0] in claims(slow).values(), lambda: f"{claims(slow)}")
-    ask("scancel", "--signal=KILL", "--full", jobs[0])
-    wait_until(lambda: jobs[0] not in cluster.jobs(), lambda: f"{cluster.jobs()}")
-    (left,) = (path for path, job in claims(slow).items() if job == jobs[0])
+    wait_until(lambda: {helper, writer} <= {*claims(slow).values()}, lambda: f"{claims(slow)}")
+    ask("scancel", "--signal=KILL", "--full", helper)
+    wait_until(lambda: helper not in cluster.jobs(), lambda: f"{cluster.jobs()}")
+    (left,) = (path for path, job in claims(slow).items() if job == helper)
     os.utime(left, (time.time() - 600,) * 2)  # in place of two minutes of waiting
     (slow.folder / "slow").unlink()
     output, _ = process.communicate(timeout=300)
