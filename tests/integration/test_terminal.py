@@ -10,6 +10,7 @@ import subprocess
 import termios
 import time
 
+import psutil
 import pytest
 
 from tests.conftest import make_dataset
@@ -42,11 +43,11 @@ class Terminal:
         """All that was ever shown."""
         return CODES.sub("", self.sent)
 
-    def read(self, until: str | None = None, seconds: float = 400) -> str:
-        """Return what the screen was sent, up to a text or to the program's end."""
+    def read(self, until=lambda: False, seconds: float = 400) -> None:
+        """Take what the screen is sent, until a condition holds or the program ends."""
         end = time.monotonic() + seconds
-        while until is None or not re.search(until, self.seen):
-            assert time.monotonic() < end, f"not within {seconds} s: {until}\n{self.seen}"
+        while not until():
+            assert time.monotonic() < end, f"not within {seconds} s:\n{self.seen}"
             if not select.select([self.fd], [], [], 1)[0]:
                 continue
             try:
@@ -54,7 +55,12 @@ class Terminal:
             except OSError:  # how Linux tells that the last program has closed the terminal
                 break
             self.sent += block
-        return self.seen
+
+    def runs(self, step: str) -> bool:
+        """Tell whether a step has been started by its launcher."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        commands = [" ".join(cmdline_of(child)) for child in children]
+        return any(f"-m {step}" in line and "torchrun" not in line for line in commands)
 
     def lines(self) -> list[str]:
         """Return what stands on the screen, as far as the view moves and erases there."""
@@ -79,6 +85,13 @@ class Terminal:
         self.read(seconds=seconds)
         os.close(self.fd)
         return self.process.wait(seconds)
+
+
+def cmdline_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 @pytest.fixture
@@ -124,10 +137,10 @@ def test_bars_on_the_terminal_and_results_in_a_file(start):
 
 def test_ctrl_c_leaves_a_clean_screen_and_the_next_run_goes_on(start):
     terminal = start("evaluate")
-    terminal.read(r"encode_corpus \w+: ")
+    terminal.read(until=lambda: terminal.runs("trove_steps.encode_corpus"))
     terminal.press(b"\x03")
     assert terminal.end() != 0
-    assert "Traceback" not in terminal.seen
+    assert "Traceback" not in terminal.seen, terminal.seen
     lines = terminal.lines()
     assert any("Terminating processes on user request" in line for line in lines)
     assert not any("jobs done" in line for line in lines)
