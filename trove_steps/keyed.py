@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from trove_steps.data import Reader, portion_bounds, read_records
+from trove_steps.data.opening import changed
 from trove_steps.fingerprint import hash_file, identity
 from trove_steps.formats import formatter, is_function
 from trove_steps.keys import TEXT_KEY_BYTES, text_keys
@@ -50,7 +51,7 @@ def keyed_records(
     """
     rows = 0
     try:
-        for part in _in_portions(path, digest, reader, form):
+        for part in _in_portions(path, digest, reader, form, shown_as or str(path)):
             yield part
             rows += len(part.keys)
     except _Unusual:
@@ -68,7 +69,7 @@ def _in_a_row(path, digest, reader, form, dataset, shown_as) -> Iterator[Collect
         yield Collected(pa.array(batch.ids, pa.string()), _as_rows(keys))
 
 
-def _in_portions(path, digest, reader, form) -> Iterator[Collected]:
+def _in_portions(path, digest, reader, form, shown_as) -> Iterator[Collected]:
     # Functions of the user's own are called in this process only.
     bounds = [] if is_function(form) else portion_bounds(path, reader, PORTION_BYTES)
     portions = len(bounds) - 1
@@ -80,10 +81,16 @@ def _in_portions(path, digest, reader, form) -> Iterator[Collected]:
         found = thread.submit(hash_file, path)
         given = json.dumps([str(path), bounds, vars(reader), form])
         pipes = [stack.enter_context(_reading(given, n, processes)) for n in range(processes)]
-        for number in range(portions):
-            yield _received(pipes[number % processes])
-        # All bytes were read while nothing about the file changed: they are those that were hashed.
+        unusual = False
+        try:
+            for number in range(portions):
+                yield _received(pipes[number % processes])
+        except _Unusual:
+            unusual = True
+        # While nothing about a file changes, all who read it read the same bytes.
         if found.result() != digest or identity(path) != before:
+            raise changed(shown_as)
+        if unusual:
             raise _Unusual
 
 
@@ -91,10 +98,10 @@ def _in_portions(path, digest, reader, form) -> Iterator[Collected]:
 def _reading(given: str, number: int, processes: int):
     """Start a process that reads portions `number`, `number` + `processes`, …; give its output."""
     command = [sys.executable, "-m", "trove_steps.keyed_portions", str(number), str(processes)]
-    found = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=found
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
     except OSError:  # this machine has no room for another process
         raise _Unusual from None

@@ -131,14 +131,16 @@ def test_a_file_that_changed(tmp_path, two_processes):
         collected(path, digest="0" * 64)
 
 
-def test_a_file_that_changes_after_it_was_hashed(tmp_path, two_processes, monkeypatch):
-    path = write(tmp_path, json_lines(ROWS))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+@pytest.mark.parametrize("last", [b"", b"{"], ids=["changed", "changed, then unusual"])
+def test_a_file_that_changes_and_changes_back(tmp_path, two_processes, monkeypatch, last):
+    content = json_lines(ROWS) + last
+    path = write(tmp_path, content)
+    digest = hashlib.sha256(content).hexdigest()
     parts = keyed.keyed_records(path, digest, Reader(), TEMPLATE, "d", "shown")
-    monkeypatch.setattr(keyed, "hash_file", lambda _: digest)
     next(parts)
     time.sleep(0.02)  # the clock of a file system ticks every 10 ms at worst
-    path.write_bytes(json_lines(ROWS).replace(b"word", b"ward"))
+    path.write_bytes(content.replace(b"word", b"ward"))
+    path.write_bytes(content)
     with pytest.raises(TroveStepsError, match="shown changed while it was read, or since"):
         list(parts)
 

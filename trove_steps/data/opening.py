@@ -110,10 +110,7 @@ class Source:
         while self._raw.read(BLOCK_BYTES):
             pass
         if self._raw.digest.hexdigest() != self._digest:
-            raise TroveStepsError(
-                f"{self.name} changed while it was read, or since this run was planned: wait until "
-                "it is complete, then start again"
-            ) from None
+            raise changed(self.name) from None
 
     def read(self, size: int = BLOCK_BYTES) -> bytes:
         """Return up to `size` decompressed bytes, none at the end of the file."""
@@ -202,6 +199,14 @@ class Portion:
                 lines = block.removesuffix(b"\n").split(b"\n")
                 yield first, lines
                 first += len(lines)
+
+
+def changed(name: str) -> TroveStepsError:
+    """Return the error for a file that is not the one that it should be."""
+    return TroveStepsError(
+        f"{name} changed while it was read, or since this run was planned: wait until it is complete, "
+        "then start again"
+    )
 
 
 def _open(path: Path | str, name: str) -> io.FileIO:
