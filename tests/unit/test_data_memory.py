@@ -16,7 +16,7 @@ CHECKED = """
     names = [folder / name for name in ("corpus", "queries", "qrels")]
     files = [{"files": [digest], "readers": [{}], "collections": []} for digest in digests]
     description = dict(zip(("corpus", "queries", "qrels"), files))
-    found = check_data({**description, "exclude_identical_ids": False}, folder)
+    found = check_data({**description, "exclude_identical_ids": False, "evaluated": True}, folder)
     assert (found["corpus"]["records"], found["warnings"]) == (records, [])
 """
 NAMED = """

@@ -16,7 +16,7 @@ def hub(tiny_model, tmp_path, monkeypatch):
     """A server on this machine that is the Hub, for this process."""
     from huggingface_hub import constants
 
-    server = Hub(tiny_model)
+    server = Hub({"models/org/tiny": tiny_model})
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
