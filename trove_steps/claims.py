@@ -17,6 +17,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -69,7 +70,11 @@ class Claims:
 
     @contextlib.contextmanager
     def held(self, block: int) -> Iterator[None]:
-        """Keep a claim fresh; at the end mark the block as done, on an exception give it back."""
+        """Keep a claim fresh; at the end mark the block as done.
+
+        On an exception, and on a signal that ends this process, give it back: the others need not wait
+        until it has expired. Only SIGKILL leaves a claim behind.
+        """
         stop = threading.Event()
 
         def beat() -> None:
@@ -80,15 +85,19 @@ class Claims:
         thread = threading.Thread(target=beat, name="claim", daemon=True)
         thread.start()
         try:
-            yield
-            self._create(self._mark(block))
+            with _before_end(lambda: self._give_back(block)):
+                yield
+                self._create(self._mark(block))
         except BaseException:
-            with contextlib.suppress(OSError):
-                self._claim(block).unlink()
+            self._give_back(block)
             raise
         finally:
             stop.set()
             thread.join()
+
+    def _give_back(self, block: int) -> None:
+        with contextlib.suppress(OSError):
+            self._claim(block).unlink()
 
     def _claim(self, block: int) -> Path:
         return self.directory / f"{block:06d}"
@@ -132,6 +141,31 @@ class Claims:
             return probe.stat().st_mtime
         finally:
             probe.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _before_end(act: Callable[[], None]) -> Iterator[None]:
+    """Call `act()` when a signal ends this process, before it does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def end(number: int, _frame) -> None:
+        act()
+        signal.signal(number, handlers[number])
+        signal.raise_signal(number)
+
+    taken = [
+        number for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)
+    ]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, handlers[number])
 
 
 def remove_claims(manifest: Path) -> None:

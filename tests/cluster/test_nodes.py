@@ -1,11 +1,14 @@
 """Steps over several nodes, and several jobs that share a corpus, on a real cluster."""
 
 import json
+import os
 import re
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tests.cluster.conftest import ClusterWorkflow, ask
+from tests.cluster.conftest import DOCUMENTS, ClusterWorkflow, ask, wait_until
 from tests.integration.conftest import Workflow
 
 pytestmark = pytest.mark.cluster
@@ -26,30 +29,53 @@ def results(workflow: Workflow) -> dict[str, bytes]:
     }
 
 
-def alone(workflow: ClusterWorkflow) -> dict[str, bytes]:
-    """Return the results of one process on this machine."""
-    folder = workflow.folder / "alone"
-    folder.mkdir()
-    for name in ("data", "model", "letters.py"):
-        if (workflow.folder / name).exists():
-            (folder / name).symlink_to(workflow.folder / name)
-    config = {**workflow.config, "nproc_per_node": 1, "encode": {}}
-    single = Workflow(folder, config)
-    single.run("--cores", "1")
-    return results(single)
+@pytest.fixture
+def alone():
+    """A function that starts a workflow with one process on this machine, beside what the cluster does;
+    the results are in the future that it returns."""
+    with ThreadPoolExecutor(1) as executor:
+
+        def start(workflow: ClusterWorkflow) -> Future:
+            folder = workflow.folder / "alone"
+            folder.mkdir()
+            for name in ("data", "model", "letters.py"):
+                if (workflow.folder / name).exists():
+                    (folder / name).symlink_to(workflow.folder / name)
+            single = Workflow(folder, {**workflow.config, "nproc_per_node": 1, "encode": {}})
+            return executor.submit(lambda: single.run("--cores", "1") and results(single))
+
+        yield start
 
 
-def test_two_nodes_with_two_processes_each(cluster, workflow):
-    workflow.config.update(encode={"nodes": 2}, nproc_per_node=2)
+def with_gpus(profile: str) -> str:
+    """Return the SLURM profile with its lines for GPUs in force, and two for each node."""
+    lines = re.search(r"^# set-resources:\n(?:#   .*\n)+", profile, re.MULTILINE)[0]
+    in_force = re.sub(r"gpu:\d+", "gpu:2", re.sub("^# ", "", lines, flags=re.MULTILINE))
+    return profile.replace(lines, in_force).replace("slurm_partition: main", "slurm_partition: gpu")
+
+
+def test_two_nodes_with_two_processes_each(cluster, workflow, alone):
+    """On the cluster of the tests each process has a GPU: SLURM counts and assigns them, but nothing can
+    be computed on them."""
+    expected = alone(workflow)
+    workflow.config["encode"] = {"nodes": 2}
+    workflow.config["nproc_per_node"] = "auto" if cluster.testbed else 2
+    if cluster.testbed:
+        workflow.edit_profile(with_gpus)
     # One CPU thread for each process, as in the run with one process.
     output = workflow.run("--set-threads", "encode_corpus=2", "encode_queries=2", "search=2")
     job = re.search(r"SLURM jobid (\d+).*rule_encode_corpus", output)[1]
     log = workflow.log("encode_corpus")
-    print(ask("sinfo"), ask("sacct", "-j", job, "-o", "jobid,nnodes,ntasks,nodelist%20,state"), log)
     if cluster.testbed:
+        print(ask("sinfo"))
+        print(
+            ask("sacct", "-j", job, "-o", "jobid,nnodes,ntasks,nodelist%20,alloctres%60,state"), log
+        )
         steps = ask("sacct", "-nPj", job, "-o", "jobid,nnodes,ntasks,state").split()
         assert f"{job}.0|2|2|COMPLETED" in steps
         assert not any(line.startswith(f"{job}.1|") for line in steps)
+        assert "gres/gpu=4" in ask("sacct", "-nXPj", job, "-o", "alloctres")
+        assert "gres/gpu=4" in ask("sacct", "-nPj", f"{job}.0", "-o", "alloctres")
     launchers = re.findall(r"node (\d) of 2 \((\S+)\): ranks (\d)–(\d) of 4", log)
     assert sorted(number for number, *_ in launchers) == ["0", "1"]
     assert len({host for _, host, *_ in launchers}) == 2
@@ -57,29 +83,84 @@ def test_two_nodes_with_two_processes_each(cluster, workflow):
     written = (records.parent / "records.jsonl").read_text().splitlines()
     assert {json.loads(line)["world_size"] for line in written if "corpus-" in line} == {4}
     found = results(workflow)
-    assert found == alone(workflow)
+    assert found == expected.result()
     assert any(name.endswith("metrics.json") for name in found)
 
 
-def test_jobs_share_a_corpus_and_one_of_them_is_lost(cluster, slow):
+def claims(workflow) -> dict[str, str]:
+    """Return the claims that are held → the job that holds each."""
+    held = {}
+    for path in workflow.folder.glob("cache/embeddings/*/*.claims/*/*"):
+        if path.name.isdigit() and not path.with_name(f"{path.name}.done").exists():
+            try:
+                held[path] = path.read_text().split()[2]
+            except FileNotFoundError:
+                continue
+    return held
+
+
+def test_jobs_share_a_corpus_and_one_of_them_is_killed(cluster, slow, alone):
+    expected = alone(slow)
     slow.config["encode"] = {"jobs": 3}
     process = slow.start("--retries", "0")
     jobs = cluster.running("encode_help", process, 2)
     slow.wait_for_shards(3)
-    ask("scancel", jobs[0])
+    wait_until(lambda: jobs[0] in claims(slow).values(), lambda: f"{claims(slow)}")
+    ask("scancel", "--signal=KILL", "--full", jobs[0])
+    wait_until(lambda: jobs[0] not in cluster.jobs(), lambda: f"{cluster.jobs()}")
+    (left,) = (path for path, job in claims(slow).items() if job == jobs[0])
+    os.utime(left, (time.time() - 600,) * 2)  # in place of two minutes of waiting
     (slow.folder / "slow").unlink()
-    output, _ = process.communicate(timeout=500)
+    output, _ = process.communicate(timeout=300)
     # Without retries the lost helper is an error at the end, but the corpus and all results are there.
     assert process.returncode == 1, output
     assert slow.metrics("tiny", "bert")["num_judged"] == 11
     log = slow.log("encode_corpus")
     assert "(helping)" in log
-    assert "7,000 texts" in log
+    assert f"{DOCUMENTS:,} texts" in log
     assert not list(slow.folder.glob("cache/embeddings/*/*.claims"))
     (manifest,) = slow.folder.glob("cache/embeddings/*/corpus-*.json")
     records = (manifest.parent / "records.jsonl").read_text().splitlines()
     (corpus,) = [record for record in map(json.loads, records) if record["role"] == "corpus"]
     assert 0 < corpus["encoded"] < corpus["distinct"]  # the helpers did the others
     assert slow.planned() == {}
-    found = results(slow)
-    assert found == alone(slow)
+    assert results(slow) == expected.result()
+
+
+def test_the_job_that_writes_the_manifest_is_preempted(cluster, slow):
+    """The others encode all of the corpus; SLURM starts the first one again, and it only writes."""
+    cluster.breaking()
+    slow.edit_profile(
+        lambda text: text.replace("slurm-no-requeue: true", "slurm-requeue: true").replace(
+            "slurm_partition: main", "slurm_partition: preempt"
+        )
+    )
+    slow.config["encode"] = {"jobs": 3}
+    process = slow.start("encode")
+    cluster.running("encode_help", process, 2)
+    (writer,) = cluster.running("encode_corpus", process)
+    slow.wait_for_shards(3)
+    wait_until(lambda: writer in claims(slow).values(), lambda: f"{claims(slow)}")
+    (node,) = cluster.nodes_of(writer)
+    exclusive = ["--partition=main", f"--nodelist={node}", "--exclusive", "--output=/dev/null"]
+    other = ask("sbatch", "--parsable", *exclusive, "--wrap", "sleep 600").strip()
+    try:
+        wait_until(lambda: writer in cluster.jobs("PENDING"), lambda: f"{cluster.jobs()}")
+        assert writer not in claims(slow).values()  # it gave its claim back when it was told to end
+        (slow.folder / "slow").unlink()
+        helped = "cache/embeddings/*/corpus-*.helped/*.json"
+        wait_until(
+            lambda: len(list(slow.folder.glob(helped))) == 2, lambda: slow.log("encode_corpus")
+        )
+        assert slow.stored() == DOCUMENTS
+        assert not list(slow.folder.glob("cache/embeddings/*/corpus-*.json"))
+    finally:
+        ask("scancel", other)
+    # SLURM holds a job back for two minutes after it has requeued it.
+    ask("scontrol", "update", f"jobid={writer}", "StartTime=now")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "Trying to restart job" not in output
+    assert len(re.findall("has been submitted with SLURM jobid", output)) == 3
+    assert f"{DOCUMENTS:,} texts, {DOCUMENTS:,} reused, 0 encoded" in slow.log("encode_corpus")
+    print(ask("sacct", "-XDj", writer, "-o", "jobid,partition,nodelist,start,end,state"))

@@ -1,5 +1,6 @@
 """Steps side by side on one machine: GPUs of their own, and jobs that share a corpus."""
 
+import collections
 import itertools
 
 import pytest
@@ -47,25 +48,47 @@ def letters(workflow, monkeypatch) -> Workflow:
     return workflow
 
 
-def test_no_two_steps_share_a_gpu(letters: Workflow, monkeypatch):
-    monkeypatch.setenv(
-        "CUDA_VISIBLE_DEVICES", "0,1"
-    )  # there is none, so the steps compute on the CPU
+@pytest.fixture
+def two_models(letters: Workflow, monkeypatch) -> Workflow:
+    """Four encode steps of one process each; there is no GPU, so they compute on the CPU."""
     monkeypatch.setenv("TMPDIR", str(letters.folder))
     letters.config["nproc_per_node"] = 1
     bert = letters.config["models"]["bert"]
     letters.config["models"]["cut"] = {**bert, "passage_max_len": 8, "query_max_len": 8}
-    output = letters.run("encode", "--cores", "2", "--verbose")
+    return letters
+
+
+def spans(workflow: Workflow) -> dict[str, list[tuple[float, float]]]:
+    """Return GPU → when each of its steps began and ended, in order."""
+    found = collections.defaultdict(list)
+    for line in (workflow.folder / "seen.txt").read_text().splitlines():
+        device, began, ended = line.split()
+        found[device].append((float(began), float(ended)))
+    return {device: sorted(taken) for device, taken in found.items()}
+
+
+def overlaps(taken: list[tuple[float, float]]) -> int:
+    return sum(began < ended for (_, ended), (began, _) in itertools.pairwise(taken))
+
+
+def test_no_two_steps_share_a_gpu(two_models: Workflow, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    output = two_models.run("encode", "--cores", "2", "--verbose")
     assert output.count("gpu=1") == 4
     assert "is shared with another step" not in output
-    seen = [line.split() for line in (letters.folder / "seen.txt").read_text().splitlines()]
-    spans = {device: [] for device in "01"}
-    for device, began, ended in seen:
-        spans[device].append((float(began), float(ended)))
-    assert all(spans.values())  # both were used
-    for taken in map(sorted, spans.values()):
-        for (_, ended), (began, _) in itertools.pairwise(taken):
-            assert ended <= began
+    seen = spans(two_models)
+    assert set(seen) == {"0", "1"}
+    assert not any(map(overlaps, seen.values()))
+
+
+def test_steps_share_a_gpu_where_snakemake_is_told_so(two_models: Workflow, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    two_models.run("encode", "--cores", "2", "--resources", "gpu=2")
+    seen = spans(two_models)
+    assert set(seen) == {"0"}
+    assert overlaps(seen["0"]) > 0
+    logs = [path.read_text() for path in (two_models.folder / "logs").rglob("*.log")]
+    assert any("warning: GPU 0 is shared with another step" in log for log in logs)
 
 
 def test_a_step_takes_all_cores_where_there_is_no_gpu(letters: Workflow, monkeypatch):

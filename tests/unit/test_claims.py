@@ -1,6 +1,9 @@
 """Jobs that share a corpus: every text is encoded, whichever of them are killed."""
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -127,6 +130,45 @@ def test_a_claim_is_given_back_on_a_mistake(tmp_path):
         raise ValueError("NaN")
     assert not claims.is_done(5)
     assert claims.take(5) == "new"
+
+
+HOLDER = """
+import sys, time
+from trove_steps.claims import Claims
+
+claims = Claims(sys.argv[1], 2)
+assert claims.take(5) == "new"
+with claims.held(5):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_process_that_is_ended_gives_its_claim_back_if_it_can(tmp_path, ending):
+    manifest = tmp_path / "corpus-a.json"
+    command = [sys.executable, "-c", HOLDER, str(manifest)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        holder.send_signal(ending)
+        assert holder.wait(30) == -ending  # it still ends by that signal
+    claims = Claims(manifest, 2)
+    assert claims.take(5) == (None if ending == signal.SIGKILL else "new")
+    assert not claims.is_done(5)
+
+
+def test_a_signal_that_is_ignored_leaves_a_claim_alone(tmp_path):
+    claims = Claims(tmp_path / "corpus-a.json", 2)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        claims.take(5)
+        with claims.held(5):
+            signal.raise_signal(signal.SIGTERM)
+            assert claims.take(5) is None
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert claims.is_done(5)
 
 
 def test_only_one_of_many_gets_a_claim(tmp_path):
