@@ -85,7 +85,7 @@ def scontrol(given: list[str]) -> None:
 
 
 def sinfo(given: list[str]) -> None:
-    print("main*|infinite|64000\ngpu|2-00:00:00|64000\nshort|30:00|4000")
+    print("main*|infinite|64000\ngpu|1:00:00|64000")
 
 
 if __name__ == "__main__":

@@ -126,6 +126,8 @@ def test_a_cell_is_one_job_with_a_cross_encoder_too(gpu_profile, tiny_model):
     for asked in ("-p gpu", "--gres=gpu:1", "--cpus-per-task", "--no-requeue"):
         assert asked in call
     assert "--ntasks-per-gpu" not in call
+    (minutes,) = re.findall(r"-t (\d+)", call)
+    assert int(minutes) == 22 + 22 + 7  # of the partition's hour: three times 30 would not fit
 
 
 def test_a_preempted_job_is_submitted_again_with_twice_as_much(workflow):
