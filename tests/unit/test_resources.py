@@ -5,6 +5,8 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trove_steps import resources
 from trove_steps.files import write_json
@@ -86,6 +88,21 @@ def test_a_few_queries_say_nothing_about_a_corpus(size):
     assert encode_minutes(size, weights, force, [TINY]) == encode_minutes(size, weights, force, [])
     short = record(seconds={"encode": 59.0})
     assert encode_minutes(size, weights, force, [short]) == encode_minutes(size, weights, force, [])
+
+
+@given(
+    st.integers(0, 10**12),
+    st.integers(1, 10**12),
+    st.integers(0, 10**6),
+    st.floats(0, 10**6),
+    st.integers(1, 16),
+)
+def test_no_record_makes_a_request_absurd(size, recorded, peak, seconds, processes):
+    """What a process took is asked for once for each, and what it grew by twenty times at most."""
+    earlier = record(input_bytes=recorded, peak_memory_mb=peak, seconds={"encode": seconds})
+    plain = encode_memory(size, GB, processes, [])
+    asked = encode_memory(size, GB, processes, [earlier])
+    assert plain <= asked <= plain + 1.3 * peak * (processes + 20) + resources.BASE_MB
 
 
 def test_a_usual_corpus_asks_for_what_a_usual_node_has():
