@@ -74,10 +74,34 @@ def test_a_node_that_goes_down(cluster, slow):
         wait_until(lambda: cluster.nodes_of(again), lambda: "the second job did not start")
         assert cluster.nodes_of(again) != [node]
         output = finish(slow, process)
-        assert "node failure" in output
+        assert re.search(rf"SLURM ended job {job} on {node}: NODE_FAIL", output)
         assert encoded(slow) == DOCUMENTS - kept
     finally:
         cluster.start()
+
+
+def test_a_preempted_job_is_submitted_again(cluster, slow):
+    """As the profile is, without SLURM's own requeueing."""
+    cluster.breaking()
+    slow.edit_profile(
+        lambda text: text.replace("slurm_partition: main", "slurm_partition: preempt")
+    )
+    process = slow.start("encode")
+    (job,) = cluster.running("encode_corpus", process)
+    slow.wait_for_shards(1)
+    (node,) = cluster.nodes_of(job)
+    exclusive = ["--partition=main", f"--nodelist={node}", "--exclusive", "--output=/dev/null"]
+    other = ask("sbatch", "--parsable", *exclusive, "--wrap", "sleep 600").strip()
+    try:
+        again = cluster.another("encode_corpus", process, job)
+        kept = slow.stored()
+        output = finish(slow, process)
+    finally:
+        ask("scancel", other)
+    assert again != job
+    assert re.search(rf"SLURM ended job {job} on {node}: PREEMPTED", output)
+    assert "encode_corpus did not finish; the end of logs/encode_corpus/" in output
+    assert 0 < encoded(slow) <= DOCUMENTS - kept
 
 
 def test_the_controller_is_away_for_a_while(cluster, slow):
@@ -88,13 +112,13 @@ def test_the_controller_is_away_for_a_while(cluster, slow):
     cluster.breaking()
     slow.program = (str(BIN / "snakemake"),)
     quick = ["--slurm-init-seconds-before-status-checks", "3"]
-    process = slow.start("encode", "--verbose", *quick)
+    process = slow.start("encode", *quick)
     cluster.running("encode_corpus", process)
     slow.wait_for_shards(2)
     for daemon in ("slurmctld", "slurmdbd"):
         os.kill(int(Path(f"{TESTBED}/run/{daemon}.pid").read_text()), signal.SIGTERM)
     try:
-        read_until(process, "could not check status of job")
+        read_until(process, "SLURM does not answer")
         with pytest.raises(subprocess.CalledProcessError):
             cluster.jobs()
     finally:
@@ -155,12 +179,10 @@ def test_a_mistake_is_named_with_its_rule_and_its_log(slow):
     assert "encoder_class broken:Missing" in output
 
 
-def test_settings_that_would_make_snakemake_wait_are_named(cluster, slow):
+def test_who_starts_a_lost_job_again_must_be_said(cluster, slow):
     """Before anything is submitted."""
     slow.edit_profile(lambda text: text.replace("slurm-no-requeue: true", ""))
-    process = slow.start("--slurm-status-command", "sacct", "--slurm-status-attempts", "2")
-    output = read_until(process, "slurm-no-requeue is not set")
+    process = slow.start()
+    output = read_until(process, "neither slurm-no-requeue nor slurm-requeue is set")
     process.kill()
-    assert "slurm-status-command is not squeue" in output
-    assert "slurm-status-attempts is small" in output
     assert "has been submitted" not in output

@@ -350,15 +350,15 @@ def get_asked(rule):
 
 
 @cache
-def get_requests(rule):
-    """Return what computes the memory and time of a rule's jobs, within the limits of its place."""
+def get_requests(step):
+    """Return what computes the memory and time of a step's jobs, within the limits of its place."""
     cluster = PLAN.config["cluster"]
     limits = Limits(cluster["max_minutes"], cluster["max_mem_mb"])
     if on_slurm(workflow.executor_settings):
-        partition = str(get_asked(rule).get("slurm_partition", ""))
+        partition = str(get_asked(step).get("slurm_partition", ""))
         limits = limits.within(Limits(*partition_limits().get(partition, ())))
-    if workflow.group_settings.overwrite_groups.get(rule):
-        limits = limits.of_shared_job(rule)
+    if step in workflow.group_settings.overwrite_groups:
+        limits = limits.of_shared_job(step)
     return Requests(PLAN, limits)
 
 
