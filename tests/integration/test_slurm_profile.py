@@ -166,6 +166,7 @@ def test_ten_models_on_fifteen_data_sets(workflow, tiny_model):
     workflow.config["models"] = {
         f"m{number}": {**model, "model_name_or_path": f"model{number}"} for number in range(10)
     }
+    workflow.config["evaluation"]["report"] = True
     workflow.run("--dry-run")
     before = os.times()
     output = workflow.run("--dry-run")
@@ -174,9 +175,11 @@ def test_ten_models_on_fifteen_data_sets(workflow, tiny_model):
         before.children_user + before.children_system
     )
     groups = len(re.findall(r"^.*Group job cell", output, re.MULTILINE))
-    rules = re.findall(r"^rule (check_data|encode_corpus|compare):", output, re.MULTILINE)
+    rules = re.findall(
+        r"^rule (check_data|encode_corpus|compare|write_report):", output, re.MULTILINE
+    )
     assert groups == 150
-    assert len(rules) == 15 + 150 + 1
+    assert len(rules) == 15 + 150 + 1 + 1
     for text in ((PROFILE / "config.yaml").read_text(), (PROJECT / "docs/cluster.md").read_text()):
         assert re.search(rf"are\s(?:# )?{groups + len(rules)} jobs", text)
     assert seconds < 15  # 5 on a free machine
