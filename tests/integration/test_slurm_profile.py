@@ -166,7 +166,7 @@ def test_ten_models_on_fifteen_data_sets(workflow, tiny_model):
     workflow.config["models"] = {
         f"m{number}": {**model, "model_name_or_path": f"model{number}"} for number in range(10)
     }
-    workflow.config["evaluation"]["report"] = True
+    workflow.config["report"] = True
     workflow.run("--dry-run")
     before = os.times()
     output = workflow.run("--dry-run")
