@@ -45,10 +45,11 @@ def test_jobs_that_are_cancelled_or_need_more_time_or_memory(cluster, slow):
     ask("scontrol", "update", f"jobid={jobs['late']}", "TimeLimit=1")
     slow.wait_for_shards(1)
     ask("scancel", jobs["bert"])
-    again = {name: cluster.another(key, process, jobs[name]) for name, key in keys.items()}
-    for name, job in again.items():
-        assert cluster.asked(job) == tuple(2 * amount for amount in asked[name])
-    kept = {name: slow.stored(name) for name in ("bert", "late")}
+    again, kept = {}, {}
+    for name in ("bert", "hungry", "late"):
+        again[name] = cluster.another(keys[name], process, jobs[name])
+        kept[name] = slow.stored(name)  # before the new job has begun
+        assert cluster.asked(again[name]) == tuple(2 * amount for amount in asked[name])
     output = finish(slow, process)
     assert len({*jobs.values(), *again.values()}) == 6
     assert output.count("Trying to restart job") == 3
@@ -57,8 +58,8 @@ def test_jobs_that_are_cancelled_or_need_more_time_or_memory(cluster, slow):
         assert re.search(rf"SLURM ended job {jobs[name]} on \S+: {ends[name]}", output)
         assert f"encode_corpus did not finish; the end of logs/encode_corpus/{key}-" in output
         assert f"logs/slurm/rule_encode_corpus/{key}" in output
+    assert kept["hungry"] == 0 < min(kept["bert"], kept["late"])
     for name, count in kept.items():
-        assert 0 < count < DOCUMENTS
         assert encoded(slow, name) == DOCUMENTS - count
 
 
