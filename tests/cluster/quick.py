@@ -1,25 +1,16 @@
 """snakemake that looks after its jobs every two seconds.
 
-A run waits longer after each look that found nothing new, up to a minute: right for a cluster, but most of a
-test's time.
+On a cluster it looks every 20 to 60 seconds, which would be most of a test's time.
 """
 
-import asyncio
 import sys
 
 from snakemake.cli import main
 
-from trove_steps.slurm_watch import Watch
+from trove_steps import slurm_watch
 
 SECONDS = 2
 
-
-async def sleep(self) -> None:
-    await asyncio.sleep(SECONDS)
-
-
-Watch.sleep = sleep
-
 if __name__ == "__main__":
-    settings = ["--slurm-init-seconds-before-status-checks", str(SECONDS)]
-    main([*sys.argv[1:], *settings])
+    slurm_watch.SLOWEST_SECONDS = SECONDS
+    main([*sys.argv[1:], "--slurm-init-seconds-before-status-checks", str(SECONDS)])

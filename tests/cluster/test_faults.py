@@ -45,19 +45,21 @@ def test_jobs_that_are_cancelled_or_need_more_time_or_memory(cluster, slow):
     ask("scontrol", "update", f"jobid={jobs['late']}", "TimeLimit=1")
     slow.wait_for_shards(1)
     ask("scancel", jobs["bert"])
-    again = {name: cluster.another(key, process, jobs[name]) for name, key in keys.items()}
-    for name, job in again.items():
-        assert cluster.asked(job) == tuple(2 * amount for amount in asked[name])
-    kept = {name: slow.stored(name) for name in ("bert", "late")}
+    again, kept = {}, {}
+    for name in ("bert", "hungry", "late"):
+        again[name] = cluster.another(keys[name], process, jobs[name])
+        kept[name] = slow.stored(name)  # before the new job has begun
+        assert cluster.asked(again[name]) == tuple(2 * amount for amount in asked[name])
     output = finish(slow, process)
     assert len({*jobs.values(), *again.values()}) == 6
     assert output.count("Trying to restart job") == 3
-    assert "Error in rule encode_corpus" in output
-    for key in keys.values():
+    ends = {"bert": "CANCELLED", "late": "TIMEOUT", "hungry": "(FAILED|OUT_OF_MEMORY)"}
+    for name, key in keys.items():
+        assert re.search(rf"SLURM ended job {jobs[name]} on \S+: {ends[name]}", output)
+        assert f"encode_corpus did not finish; the end of logs/encode_corpus/{key}-" in output
         assert f"logs/slurm/rule_encode_corpus/{key}" in output
-        assert re.search(rf"logs/encode_corpus/{key}-\S+\.log", output)
+    assert kept["hungry"] == 0 < min(kept["bert"], kept["late"])
     for name, count in kept.items():
-        assert 0 < count < DOCUMENTS
         assert encoded(slow, name) == DOCUMENTS - count
 
 
@@ -143,6 +145,11 @@ def read_until(process, text: str) -> str:
     raise AssertionError(output)
 
 
+def interrupt(process) -> None:
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+
 def test_a_killed_run_and_an_interrupted_one_go_on(cluster, slow):
     """kill -9 leaves the jobs running, Ctrl-C none; what was stored counts in either case."""
     process = slow.start()
@@ -150,17 +157,19 @@ def test_a_killed_run_and_an_interrupted_one_go_on(cluster, slow):
     slow.wait_for_shards(1)
     process.kill()
     process.wait()
-    assert job in cluster.jobs("RUNNING")
+    slow.run("--unlock")
+    process = slow.start()
+    read_until(process, f"scancel {job}")  # what to do about the job of the killed run
+    interrupt(process)
+    assert list(cluster.jobs()) == [job]
     ask("scancel", job)
     cluster.wait_for_none()
     first, shards = slow.stored(), len(slow.shards())
 
-    slow.run("--unlock")
     process = slow.start()
     cluster.running("encode_corpus", process)
     slow.wait_for_shards(shards + 1)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    interrupt(process)
     cluster.wait_for_none()
     second = slow.stored()
     assert 0 < first < second < DOCUMENTS
@@ -175,7 +184,7 @@ def test_a_mistake_is_named_with_its_rule_and_its_log(slow):
     slow.config["models"]["bert"]["encoder_class"] = "broken:Missing"
     (slow.folder / "broken.py").write_text("")
     output = slow.run("--retries", "0", slow.manifest(), expect=1)
-    assert "Error in rule encode_corpus" in output
+    assert "encode_corpus did not finish; the end of logs/encode_corpus/" in output
     assert "encoder_class broken:Missing" in output
 
 

@@ -51,7 +51,7 @@ def with_gpus(profile: str) -> str:
     """Return the SLURM profile with its lines for GPUs in force, and two for each node."""
     lines = re.search(r"^# set-resources:\n(?:#   .*\n)+", profile, re.MULTILINE)[0]
     in_force = re.sub(r"gpu:\d+", "gpu:2", re.sub("^# ", "", lines, flags=re.MULTILINE))
-    return profile.replace(lines, in_force).replace("slurm_partition: main", "slurm_partition: gpu")
+    return profile.replace(lines, in_force)
 
 
 def test_two_nodes_with_two_processes_each(cluster, workflow, alone):
@@ -107,7 +107,7 @@ def test_jobs_share_a_corpus_and_one_of_them_is_killed(cluster, slow, alone):
     (writer,) = cluster.running("encode_corpus", process)
     slow.wait_for_shards(3)
     wait_until(lambda: {helper, writer} <= {*claims(slow).values()}, lambda: f"{claims(slow)}")
-    ask("scancel", "--signal=KILL", "--full", helper)
+    ask("scancel", "--signal=KILL", f"{helper}.0")  # no process of the step can say farewell
     wait_until(lambda: helper not in cluster.jobs(), lambda: f"{cluster.jobs()}")
     (left,) = (path for path, job in claims(slow).items() if job == helper)
     os.utime(left, (time.time() - 600,) * 2)  # in place of two minutes of waiting
