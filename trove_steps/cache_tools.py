@@ -283,12 +283,14 @@ def _collection_problem(folder: EncoderFolder, collection: Collection) -> str:
 
 
 def _arrow_problem(manifest: Path, found: Verification) -> str:
-    content, path = read_json(manifest), manifest.with_suffix(".arrow")
+    path = manifest.with_suffix(".arrow")
     found.bytes += size_of(path)
     try:
-        sound = hash_file(path) == content["arrow_sha256"]
+        sound = hash_file(path) == read_json(manifest)["arrow_sha256"]
     except TroveStepsError as error:
         return str(error)
+    except (KeyError, TypeError):
+        return "it is no manifest of a ranking: it gives no hash"
     return "" if sound else f"{path.name} does not have the hash that the manifest gives"
 
 

@@ -407,7 +407,7 @@ def _check_encode(encode: dict) -> None:
 # Names of what lies beside the folders of data sets and models in the results.
 _TAKEN = {
     "datasets": ("summary.tsv", "comparison.tsv", "report.html", "wandb", "tensorboard"),
-    "models": ("data.json",),
+    "models": ("data.json", "comparison.parquet"),
 }
 
 

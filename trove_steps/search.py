@@ -142,6 +142,9 @@ def run(arguments, comm: Comm) -> None:
         derived_recipe(arguments.truncate_dim, arguments.normalize, arguments.quantization),
     )
     _check_expected(arguments.output, recipe)
+    if comm.rank == 0:
+        for vectors in (queries, documents):
+            vectors.check_shards()
     share_cpu_threads()
     exclude = identical_ids(queries, documents) if arguments.exclude_identical_ids else None
     searched = as_searched(queries, recipe), as_searched(documents, recipe)

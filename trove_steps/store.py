@@ -36,6 +36,7 @@ from trove_steps.files import (
     write_json,
     written_atomically,
 )
+from trove_steps.fingerprint import Fingerprints
 from trove_steps.keys import TEXT_KEY_BYTES
 
 MANIFEST = {"encoder": str, "recipe": dict, "rows": int, "dim": int, "keys_sha256": str}
@@ -142,6 +143,7 @@ class Store:
 
     def __init__(self, cache_dir: Path, encoder: str):
         self.encoder = encoder
+        self.cache_dir = Path(cache_dir)
         self.directory = store_directory(cache_dir, encoder)
         self.shards_directory = self.directory / "shards"
 
@@ -638,6 +640,19 @@ class Vectors:
     def shard_paths(self) -> list[Path]:
         """Return the files that hold the vectors."""
         return [self._store.shard_path(name) for name in self._places[0]]
+
+    def check_shards(self) -> None:
+        """Compare the shards with their names, the SHA-256 of their bytes, if they are new or have changed.
+
+        Raises TroveStepsError for a damaged one, sets it aside and withdraws the manifest.
+        """
+        fingerprints = Fingerprints(self._store.cache_dir)
+        for name in self._places[0]:
+            path = self._store.shard_path(name)
+            if path.exists() and fingerprints.file(path) != name:  # else merged: looked up again
+                damage = DamagedShard(f"{path}: its bytes are not those that were written")
+                self._store.set_aside(name, damage)
+                self._give_up(damage)
 
     def blocks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (text numbers int32[m], vectors float32[m, dim]) over all texts in storage order."""

@@ -18,7 +18,7 @@ from tests.conftest import PROJECT
 from trove_steps.cli import main
 from trove_steps.keys import recipe_key, search_recipe
 from trove_steps.search import read_ranking
-from trove_steps.store import Store, write_collection
+from trove_steps.store import Store, Vectors, write_collection
 
 DIM, DEPTH = 24, 20
 DOCUMENTS, QUERIES = 3000, 70
@@ -252,3 +252,21 @@ def test_a_search_that_lost_rows_is_not_certified(alone, tmp_path, capsys):
     assert main(["certify", str(copy), *more]) == 1
     out = capsys.readouterr().out
     assert out.endswith("not certified: q5: 7 results instead of 20\nNOT certified\n")
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_vectors_that_changed_on_the_disk_are_not_searched(tmp_path, capfd, world):
+    """Arrow opens such a shard without complaint."""
+    flags = make_cache(tmp_path, shards=3)
+    shard = Vectors(flags[3]).shard_paths()[0]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
+    shard.write_bytes(content)
+    with pytest.raises(subprocess.CalledProcessError):
+        search(tmp_path, flags, world)
+    said = capfd.readouterr().err
+    assert "its bytes are not those that were written" in said
+    assert "Traceback" not in said
+    assert not Path(flags[3]).exists()  # so that the next run encodes what is lost
+    assert shard.with_suffix(".damaged").exists()
+    assert not list(tmp_path.rglob("top*"))

@@ -217,6 +217,15 @@ def test_verify_reads_rankings(filled, capsys):
     assert not ranking.with_suffix(".json").exists()
 
 
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
+def test_verify_goes_on_behind_a_damaged_manifest(filled, capsys, content):
+    (manifest,) = Path("cache/searches").glob("*/top10.json")
+    manifest.write_text(content)
+    assert manifest.name in run(capsys, "cache", "verify", "--configfile", "my.yaml", expect=1)
+    assert not manifest.exists()
+    assert "all sound" in run(capsys, "cache", "verify", "--configfile", "my.yaml")
+
+
 def grow_old() -> None:
     long_ago = time.time() - 30 * 86400
     for path in Path("cache").rglob("*"):

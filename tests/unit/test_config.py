@@ -501,7 +501,12 @@ def test_what_names_that_stand_twice_are_not(tmp_path):
 
 @pytest.mark.parametrize(
     ("section", "name"),
-    [("datasets", "summary.tsv"), ("datasets", "wandb"), ("models", "data.json")],
+    [
+        ("datasets", "summary.tsv"),
+        ("datasets", "wandb"),
+        ("models", "data.json"),
+        ("models", "comparison.parquet"),
+    ],
 )
 def test_names_of_files_in_the_results(section, name):
     config = yaml.safe_load(BASE)
