@@ -315,7 +315,7 @@ def test_gpus_without_a_process_do_nothing(asking, monkeypatch):
 def test_requests_stay_within_the_limits(asking):
     requests, encoding = asking(1, Limits(minutes=20, mem_mb=4000))
     assert [requests.encode_minutes(encoding, 1, 0, attempt) for attempt in (1, 2)] == [20, 20]
-    assert [requests.encode_memory(encoding, attempt) for attempt in (1, 2)] == [2750, 4000]
+    assert [requests.encode_memory(encoding, attempt) for attempt in (1, 2)] == [2531, 4000]
 
 
 def test_the_stricter_limit_counts():
