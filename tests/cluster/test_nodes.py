@@ -93,7 +93,7 @@ def claims(workflow) -> dict[str, str]:
     for path in workflow.folder.glob("cache/embeddings/*/*.claims/*/*"):
         if path.name.isdigit() and not path.with_name(f"{path.name}.done").exists():
             try:
-                held[path] = path.read_text().split()[2]
+                held[path] = path.read_text().split()[3]
             except FileNotFoundError:
                 continue
     return held
