@@ -98,7 +98,14 @@ def _in_portions(path, digest, reader, form, shown_as) -> Iterator[Collected]:
 def _reading(given: str, number: int, processes: int):
     """Start a process that reads portions `number`, `number` + `processes`, …; give its output."""
     # Neither the working directory nor folders of the user's own modules: those could hide a library's.
-    command = [sys.executable, "-P", "-m", "trove_steps.keyed_portions", str(number), str(processes)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "trove_steps.keyed_portions",
+        str(number),
+        str(processes),
+    ]
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     try:
