@@ -2,7 +2,7 @@
 
 The cache keeps, by the SHA-256 of a file, where every STEP-th of its lines begins: 8 bytes for STEP lines.
 It only saves time; a file that is small, compressed or of another format has no index, nor has one with
-blank lines, whose lines are not its records.
+lines that do not begin with an object: blank ones are no records.
 """
 
 import contextlib
@@ -73,18 +73,20 @@ def _is_json_lines(path: Path) -> bool:
 
 
 def _lines_of(path: Path) -> tuple[int, list[int]]:
-    """Return the number of lines and where every STEP-th begins; (0, []) if there are blank lines."""
-    starts, lines, offset, last = [np.zeros(1, np.int64)], 0, 0, -1
+    """Return the number of lines and where every STEP-th begins; (0, []) if one begins with anything but an
+    object: blank lines are no records."""
+    starts, lines, offset, end = [np.zeros(1, np.int64)], 0, 0, None
     with open(path, "rb") as file:
         while block := file.read(BLOCK_BYTES):
-            ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + offset
-            if len(ends):
-                if np.diff(ends, prepend=last).min() <= 2:
-                    return 0, []
-                chosen = np.arange(-(lines + 1) % STEP, len(ends), STEP)
-                starts.append(ends[chosen] + 1)
-                lines, last = lines + len(ends), int(ends[-1])
-            offset += len(block)
-    lines += last + 1 < offset  # the last line may lack its end
+            content = np.frombuffer(block, np.uint8)
+            ends = np.flatnonzero(content == ord("\n"))
+            begins = ends[ends < len(content) - 1] + 1
+            first_begins = end == ord("\n")
+            if (content[begins] != ord("{")).any() or (first_begins and content[0] != ord("{")):
+                return 0, []
+            chosen = np.arange(-(lines + 1) % STEP, len(ends), STEP)
+            starts.append(offset + ends[chosen] + 1)
+            lines, offset, end = lines + len(ends), offset + len(block), content[-1]
+    lines += end != ord("\n")  # the last line may lack its end
     beginnings = np.concatenate(starts)
-    return lines, beginnings[beginnings < offset].tolist()
+    return int(lines), beginnings[beginnings < offset].tolist()

@@ -110,12 +110,12 @@ RECORD = st.fixed_dictionaries(
 
 
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None
 )
 @given(
     files=st.lists(st.lists(RECORD, min_size=1, max_size=12), min_size=1, max_size=3),
     end=st.sampled_from(["\n", ""]),
-    between=st.sampled_from(["\n", "\r\n", "\n\n", "\n \r\n"]),
+    between=st.sampled_from(["\n", "\r\n", "\n\n", "\n \r\n", "\n" + 40 * " " + "\n", "\n "]),
     mark=st.sampled_from(["", "\ufeff"]),
     block=st.integers(1, 200),
     chosen=st.sets(st.integers(0, 35)),
