@@ -5,7 +5,6 @@ called with those of `text`, `title` and `dataset` that it has as parameters. A 
 one for all data sets, or a section of them by data set.
 """
 
-import re
 from collections.abc import Callable, Sequence
 
 from trove_steps import own_code
@@ -15,12 +14,6 @@ from trove_steps.errors import TroveStepsError
 OPTIONS = {"query": "query_format", "passage": "passage_format"}
 OTHERS = "*"  # in a section by data set: those that it does not name
 PARAMETERS = {"query": {"text", "dataset"}, "passage": {"text", "title", "dataset"}}
-_FUNCTION = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*")
-
-
-def is_function(form: str) -> bool:
-    """Return whether a format is "module:function"; a template has braces."""
-    return _FUNCTION.fullmatch(form) is not None
 
 
 def choose_format(given: str | dict | None, dataset: str) -> str | None:
@@ -30,12 +23,12 @@ def choose_format(given: str | dict | None, dataset: str) -> str | None:
 
 def takes_dataset(form: str) -> bool:
     """Return whether a format is a function with a parameter `dataset`."""
-    return is_function(form) and "dataset" in own_code.function_parameters(form, "format")
+    return own_code.is_name(form) and "dataset" in own_code.function_parameters(form, "format")
 
 
 def check_format(form: str, role: str, where: str) -> None:
     """Raise TroveStepsError for a format that can't work; `role` is "query" or "passage"."""
-    if not is_function(form):
+    if not own_code.is_name(form):
         try:
             format_text(form, "", "")
         except TroveStepsError as error:
@@ -54,7 +47,7 @@ def format_recipe(form: str, dataset: str) -> str | dict:
 
     The name of the data set counts only for a function that takes it.
     """
-    if not is_function(form):
+    if not own_code.is_name(form):
         return form
     recipe = {"function": form, "sha256": own_code.source_digest(form, "format")}
     return recipe | {"dataset": dataset} if takes_dataset(form) else recipe
@@ -67,7 +60,7 @@ def formatter(
 
     What a function of the user's own returns is taken as it is; it must be a string.
     """
-    if not is_function(form):
+    if not own_code.is_name(form):
         return lambda titles, texts: format_texts(form, titles, texts)
     function = own_code.load(form, "format")
     parameters = own_code.function_parameters(form, "format")

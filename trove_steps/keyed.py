@@ -22,8 +22,9 @@ import pyarrow as pa
 from trove_steps.data import Reader, portion_bounds, read_records
 from trove_steps.data.opening import changed
 from trove_steps.fingerprint import hash_file, identity
-from trove_steps.formats import formatter, is_function
+from trove_steps.formats import formatter
 from trove_steps.keys import TEXT_KEY_BYTES, text_keys
+from trove_steps.own_code import is_name
 
 PORTION_BYTES = 8 << 20
 MOST_PROCESSES = 8  # the file's own digest takes as long as the work of eight
@@ -71,7 +72,7 @@ def _in_a_row(path, digest, reader, form, dataset, shown_as) -> Iterator[Collect
 
 def _in_portions(path, digest, reader, form, shown_as) -> Iterator[Collected]:
     # Functions of the user's own are called in this process only.
-    bounds = [] if is_function(form) else portion_bounds(path, reader, PORTION_BYTES)
+    bounds = [] if is_name(form) else portion_bounds(path, reader, PORTION_BYTES)
     portions = len(bounds) - 1
     processes = min(MOST_PROCESSES, portions, len(os.sched_getaffinity(0)))
     if processes < 2:
