@@ -4,17 +4,19 @@ A text belongs to one of a fixed number of blocks by its key, so that all jobs c
 whatever each of them found in the store when it began. A block is worked on by the process that holds its
 claim: a file in a folder beside the manifest.
 
-    corpus-{texts}.claims/{blocks}/{block}        held by a process, which touches it again and again
+    corpus-{texts}.claims/{blocks}/{block}.0      held by a process, which touches it again and again
+    corpus-{texts}.claims/{blocks}/{block}.1      held by its heir; the last one counts
     corpus-{texts}.claims/{blocks}/{block}.done   its vectors are in the store
     corpus-{texts}.claims/round                   a name for what the jobs do together
 
 Claims are made with link(), which is atomic on NFS too; no file locks are needed, and no clock but the
 file server's. A claim that was not touched for EXPIRY_SECONDS is that of a process that was killed, and is
-taken over. Should two processes work on one block all the same, its vectors are written twice, which
+inherited: only one of several heirs can make the next claim. Should two processes work on one block all the same, its vectors are written twice, which
 costs time only.
 """
 
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -43,6 +45,7 @@ class Claims:
         self.blocks = 1 << (jobs * BLOCKS_PER_JOB - 1).bit_length()
         self.manifest = Path(manifest)
         self.directory = _root(self.manifest) / str(self.blocks)
+        self._own: dict[int, Path] = {}
 
     def block_of(self, keys: np.ndarray) -> np.ndarray:
         """Return the block int64[n] of text keys uint8[n, 16]."""
@@ -68,18 +71,25 @@ class Claims:
     def reopen(self, blocks) -> None:
         """Forget that blocks are done: some of their vectors are gone from the store."""
         for block in blocks:
-            for path in (self._mark(block), self._claim(block)):
-                path.unlink(missing_ok=True)
+            self._mark(block).unlink(missing_ok=True)
+            for claim in reversed(self._claims(block)):
+                claim.unlink(missing_ok=True)
 
     def is_done(self, block: int) -> bool:
         """Tell whether a block's vectors are in the store."""
         return self._mark(block).exists() or self.manifest.exists()
 
     def take(self, block: int) -> str | None:
-        """Try to claim a block: "new", "inherited" from a process that was killed, or None."""
-        if self._create(self._claim(block)):
+        """Try to claim a block: "new", "inherited" from a process that ended before it, or None."""
+        if self._create(self._claim(block, 0)):
+            self._own[block] = self._claim(block, 0)
             return "new"
-        return "inherited" if self._inherit(block) else None
+        earlier = self._claims(block)
+        heir = self._claim(block, len(earlier))
+        if earlier and self._is_expired(earlier[-1]) and self._create(heir):
+            self._own[block] = heir
+            return "inherited"
+        return None
 
     @contextlib.contextmanager
     def held(self, block: int) -> Iterator[None]:
@@ -88,32 +98,39 @@ class Claims:
         On an exception, and on a signal that ends this process, give it back: the others need not wait
         until it has expired. Only SIGKILL leaves a claim behind.
         """
+        claim = self._own.pop(block)
         stop = threading.Event()
 
         def beat() -> None:
             while not stop.wait(BEAT_SECONDS):
                 with contextlib.suppress(OSError):
-                    os.utime(self._claim(block))
+                    os.utime(claim)
+
+        def give_back() -> None:
+            stop.set()
+            with contextlib.suppress(OSError):
+                os.utime(claim, (0, 0))
 
         thread = threading.Thread(target=beat, name="claim", daemon=True)
         thread.start()
         try:
-            with _before_end(lambda: self._give_back(block)):
+            with _before_end(give_back):
                 yield
                 self._create(self._mark(block))
         except BaseException:
-            self._give_back(block)
+            give_back()
             raise
         finally:
             stop.set()
             thread.join()
 
-    def _give_back(self, block: int) -> None:
-        with contextlib.suppress(OSError):
-            self._claim(block).unlink()
+    def _claims(self, block: int) -> list[Path]:
+        """Return the claims on a block, oldest first."""
+        claims = (self._claim(block, number) for number in itertools.count())
+        return list(itertools.takewhile(Path.exists, claims))
 
-    def _claim(self, block: int) -> Path:
-        return self.directory / f"{block:06d}"
+    def _claim(self, block: int, number: int) -> Path:
+        return self.directory / f"{block:06d}.{number}"
 
     def _mark(self, block: int) -> Path:
         return self.directory / f"{block:06d}.done"
@@ -133,18 +150,11 @@ class Claims:
         finally:
             own.unlink(missing_ok=True)
 
-    def _inherit(self, block: int) -> bool:
-        claim = self._claim(block)
+    def _is_expired(self, claim: Path) -> bool:
         try:
-            if self._now() - claim.stat().st_mtime < EXPIRY_SECONDS:
-                return False
-            # One of several heirs can rename it; the others find nothing to rename.
-            aside = self.directory / f".{uuid.uuid4().hex}"
-            claim.rename(aside)
-            aside.unlink()
+            return self._now() - claim.stat().st_mtime >= EXPIRY_SECONDS
         except OSError:
-            return False
-        return self._create(claim)
+            return False  # reopened at this moment
 
     def _now(self) -> float:
         """Return the file server's time."""

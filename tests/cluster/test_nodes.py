@@ -87,16 +87,17 @@ def test_two_nodes_with_two_processes_each(cluster, workflow, alone):
     assert any(name.endswith("metrics.json") for name in found)
 
 
-def claims(workflow) -> dict[str, str]:
+def claims(workflow) -> dict[Path, str]:
     """Return the claims that are held → the job that holds each."""
     held = {}
-    for path in workflow.folder.glob("cache/embeddings/*/*.claims/*/*"):
-        if path.name.isdigit() and not path.with_name(f"{path.name}.done").exists():
-            try:
-                held[path] = path.read_text().split()[3]
-            except FileNotFoundError:
-                continue
-    return held
+    for path in sorted(workflow.folder.glob("cache/embeddings/*/*.claims/*/[0-9]*.[0-9]")):
+        try:
+            job, given_back = path.read_text().split()[3], not path.stat().st_mtime
+        except FileNotFoundError:
+            continue
+        if not path.with_suffix(".done").exists() and not given_back:
+            held[path.stem] = path, job  # the last heir's
+    return dict(held.values())
 
 
 def test_jobs_share_a_corpus_and_one_of_them_is_killed(cluster, slow, alone):

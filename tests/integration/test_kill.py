@@ -511,8 +511,8 @@ def test_a_damaged_shard_is_repaired_by_the_next_run(alone, copied, damage):
     shutil.rmtree(copied.folder / "results")
     output = copied.run(expect=1)
     assert_clear(output, "error: a shard of the store is missing, damaged", "run again")
-    output = copied.run()
-    assert ("a damaged shard was set aside" in logs(copied)) == (damage is not delete)
+    assert ("a damaged shard was set aside" in output) == (damage is not delete)
+    copied.run()
     assert records(copied)[-1]["encoded"] == 200
     assert artefacts(copied) == artefacts(alone)
 
@@ -532,10 +532,6 @@ def test_a_flipped_bit_is_found_by_verify_and_its_rows_encoded_again(alone, copi
     copied.run()
     assert records(copied)[-1]["encoded"] > 0
     assert artefacts(copied) == artefacts(alone)
-
-
-def logs(workflow: Workflow) -> str:
-    return "".join(path.read_text() for path in workflow.folder.glob("logs/encode_corpus/*.log"))
 
 
 @pytest.mark.slow
