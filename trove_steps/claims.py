@@ -11,8 +11,8 @@ claim: a file in a folder beside the manifest.
 
 Claims are made with link(), which is atomic on NFS too; no file locks are needed, and no clock but the
 file server's. A claim that was not touched for EXPIRY_SECONDS is that of a process that was killed, and is
-inherited: only one of several heirs can make the next claim. Should two processes work on one block all the same, its vectors are written twice, which
-costs time only.
+inherited: only one of several heirs can make the next claim. Should two processes work on one block all
+the same, its vectors are written twice, which costs time only.
 """
 
 import contextlib

@@ -5,6 +5,7 @@ import os
 import re
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
