@@ -30,10 +30,10 @@ VERSION = {
     "merge": 1,
     "comparison": 1,
     "summary": 3,
-    "report": 2,
+    "report": 3,
     "track": 2,
     "filters": 2,
-    "data": 2,
+    "data": 3,
 }
 
 

@@ -21,6 +21,7 @@ from trove_steps.mining_inputs import add_candidate_arguments, read_inputs
 from trove_steps.progress import report
 from trove_steps.ranking import Ranking, positions
 from trove_steps.results import drop_records, write_record
+from trove_steps.shortfalls import nothing_mined
 from trove_steps.training_files import FORMATS, write_training_files
 
 RANK_OFFSET = 60
@@ -130,6 +131,8 @@ def run(arguments, comm: Comm) -> None:
         least=arguments.least,
         qrels=arguments.qrel_sha256,
     )
+    if missing := nothing_mined(mined.counts | counts):
+        report(f"warning: {arguments.name}: {missing}")
     report(
         f"merge {arguments.name}: {mined.counts['num_kept']:,} of {mined.counts['num_candidates']:,} "
         f"negatives that at least {arguments.least} of {len(folders)} models mined · "

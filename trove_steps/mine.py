@@ -26,6 +26,7 @@ from trove_steps.mining_inputs import (
 from trove_steps.progress import report
 from trove_steps.results import drop_records, write_record
 from trove_steps.selection import Selection, changed_options, selection_of
+from trove_steps.shortfalls import nothing_mined
 from trove_steps.training_files import FORMATS, write_training_files
 
 
@@ -64,6 +65,8 @@ def run(arguments, comm: Comm) -> None:
         output_qrel_format=arguments.output_qrel_format,
         options=changed_options(selection),
     )
+    if missing := nothing_mined(mined.counts | counts):
+        report(f"warning: {arguments.name}: {missing}")
     wanted, short = selection.wanted(arguments.search_topk), mined.counts["num_short_queries"]
     report(
         f"mine {arguments.name}: {mined.counts['num_kept']:,} negatives for "

@@ -19,6 +19,7 @@ from trove_steps.progress import report
 from trove_steps.ranking import write_trec
 from trove_steps.results import drop_records, write_record
 from trove_steps.search import read_ranking
+from trove_steps.shortfalls import nothing_relevant
 
 
 def run(arguments, comm: Comm) -> None:
@@ -61,6 +62,8 @@ def run(arguments, comm: Comm) -> None:
         relevance_threshold=arguments.ir_metrics_relevance_threshold,
         measures=list(evaluation.metrics),
     )
+    if missing := nothing_relevant(evaluation.counts, arguments.ir_metrics_relevance_threshold):
+        report(f"warning: {arguments.name}: {missing}")
     shown = [name for name in ("ndcg_cut_10", "recall_100") if name in evaluation.metrics]
     shown = shown or list(evaluation.metrics)[:1]
     figures = ", ".join(f"{name} {evaluation.metrics[name]:.5f}" for name in shown)

@@ -2,14 +2,18 @@
 
 import argparse
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 from trove_steps.arguments import run_step
+from trove_steps.check_data import FILE
 from trove_steps.comparison_text import format_comparisons
+from trove_steps.data.judgment_checks import NO_RELEVANT
 from trove_steps.files import read_json
 from trove_steps.lengths import Cut, read_cut
 from trove_steps.report import PAGE
 from trove_steps.results import drop_records, write_record
+from trove_steps.shortfalls import nothing_mined, nothing_relevant
 from trove_steps.store import manifest_path
 from trove_steps.summary import format_table, read_summary, summarise, write_summary
 
@@ -68,6 +72,42 @@ def cut_warnings(plan) -> list[str]:
     return [line for line in lines if line]
 
 
+def shortfall_warnings(plan) -> list[str]:
+    """Return a line for every data set in which nothing is relevant, and every mining that gave nothing."""
+    told = [*_without_relevant(plan), *_without_negatives(plan)]
+    return [f"warning: {name}: {line}" for name, line in told if line]
+
+
+def _without_relevant(plan) -> Iterator[tuple[str, str | None]]:
+    """Yield (data set, what the check of its files or else one of its evaluations says)."""
+    checked = {}
+    for dataset, record in plan.checks.items():
+        found = read_json(plan.results / dataset / FILE)["warnings"] if record.exists() else []
+        for warning in found:
+            if warning["kind"] == NO_RELEVANT:
+                checked[dataset] = warning["message"]
+    yield from checked.items()
+    threshold = plan.evaluation["ir_metrics_relevance_threshold"]
+    scored = {cell.dataset: cell for cell in plan.cells.values() if cell.dataset not in checked}
+    for dataset, cell in scored.items():  # one model will do: they have the same judgments
+        if cell.score and plan.score_record(cell).exists():
+            counts = read_json(plan.cell_directory(cell) / "metrics.json")
+            yield dataset, nothing_relevant(counts, threshold)
+
+
+def _without_negatives(plan) -> Iterator[tuple[str, str | None]]:
+    """Yield (data set and model, what is said of its negatives), then the same of merged ones."""
+    mined = {
+        f"{cell.dataset}/{cell.model}": plan.mine_record(cell)
+        for cell in plan.cells.values()
+        if "mining" in plan.tasks
+    }
+    merged = {f"{dataset}, merged": record for dataset, record in plan.merge_records.items()}
+    for name, record in (mined | merged).items():
+        if record.exists():
+            yield name, nothing_mined(read_json(record.parent.parent / "mined" / "funnel.json"))
+
+
 def closing_words(plan) -> str:
     """Return what the end of a run shows: the table of results and where to look."""
     lines = []
@@ -86,7 +126,7 @@ def closing_words(plan) -> str:
             lines += [f"to look at: {plan.results / PAGE}"]
         trackers = sorted(plan.evaluation["report_to"])
         lines += [f"{name}: {plan.results / name}/" for name in trackers]
-    lines += cut_warnings(plan)
+    lines += [*cut_warnings(plan), *shortfall_warnings(plan)]
     mined = [cell for cell in plan.cells.values() if plan.mine_record(cell).exists()]
     if "mining" in plan.tasks and mined:
         lines += [f"hard negatives: {_example(plan, mined[0])}/mined/{_of(len(mined))}"]

@@ -94,7 +94,7 @@ def format_table(rows: Sequence[Row], columns: Sequence[str] = MAIN_COLUMNS) -> 
     """Aligned text of at most 100 columns, with those of `columns` that the rows have.
 
     Metrics have four decimals. Where a dataset has several models, `*` marks the best value of
-    each metric (all of them, if tied as printed). Long names are cut in the middle with `…`.
+    each metric (all of them, if tied as printed), unless it is 0. Long names are cut in the middle with `…`.
     If the names would get too little room, columns are left out from the right.
     """
     if not rows:
@@ -165,8 +165,9 @@ def _cell(row: Row, name: str, rows: Sequence[Row]) -> str:
         for other in rows
         if other["dataset"] == row["dataset"] and isinstance(other.get(name), float)
     ]
-    best = len(rivals) > 1 and f"{value:.4f}" == f"{max(rivals):.4f}"
-    return f"{value:.4f}{'*' if best else ' '}"
+    shown = f"{value:.4f}"
+    best = len(rivals) > 1 and shown == f"{max(rivals):.4f}" != "0.0000"
+    return f"{shown}{'*' if best else ' '}"
 
 
 def _room(widths: Sequence[int]) -> int:

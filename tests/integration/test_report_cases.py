@@ -51,6 +51,10 @@ def test_mining_that_keeps_nothing(tmp_path):
     assert mined["funnel"]["kept"] == 0
     assert mined["funnel"]["score"] > 0
     assert mined["samples"] == []
+    told = "tiny/bert: no negative was kept: of "
+    assert output.count(f"warning: {told}") == 2  # when it was mined, and at the end
+    (line,) = content(workflow)["datasets"][0]["cells"]["bert"]["warnings"]["missing"]
+    assert line.startswith(told.removeprefix("tiny/"))
     assert "ranks" not in mined
     assert "margins" not in mined
     assert tables(workflow, "per_query")

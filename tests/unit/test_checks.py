@@ -58,7 +58,7 @@ def test_nothing_to_complain_about():
         ({"qrels": "q1\td9\t1\nq1\td8\t0\n"}, "absent_documents", 2, ["d9", "d8"]),
         ({"qrels": "q9\td1\t1\n"}, "absent_queries", 1, ["q9"]),
         ({"queries": records(("q2", "drag"))}, "queries_without_judgments", 1, ["q2"]),
-        ({"qrels": "q1\td1\t0\n"}, "relabelled_judgments", 1, []),
+        ({"qrels": "q1\td1\t2\n"}, "relabelled_judgments", 1, []),
         (
             {"corpus": records(("q1", "lift"), ("q2", "other")), "queries": records(("q2", "drag")),
              "qrels": "q2\td1\t1\n"},
@@ -71,6 +71,17 @@ def test_what_is_probably_a_mistake(given, kind, count, examples):
     assert list(found) == [kind]
     assert (found[kind]["count"], found[kind]["examples"]) == (count, examples)
     assert "\n" not in found[kind]["message"]
+
+
+@pytest.mark.parametrize("labels", [(0, 0), (0, -1), (0.5, 0)])
+def test_judgments_without_a_relevant_document(labels):
+    write_jsonl(Path("c.jsonl"), records(("d1", "wing"), ("d2", "drag")))
+    write_jsonl(Path("q.jsonl"), records(("q1", "lift")))
+    Path("r.tsv").write_text("".join(f"q1\td{n}\t{v}\n" for n, v in enumerate(labels, 1)))
+    found = {warning["kind"]: warning for warning in small()["warnings"]}
+    assert found["no_relevant_documents"]["count"] == 2
+    assert "none of the 2 judgments has a label of 1" in found["no_relevant_documents"]["message"]
+    assert "qrel_path" in found["no_relevant_documents"]["message"]
 
 
 def test_ids_that_lost_their_leading_zeros():

@@ -226,6 +226,7 @@ class LargeContent:
                 "repeated": self.chance.randrange(10**5),
                 "tied_queries": 17,
                 "queries": 6980,
+                "missing": [],
                 "ties": {"ndcg_cut_10": [self.chance.random(), self.chance.random()]},
             },
             "provenance": {

@@ -11,7 +11,7 @@ from trove_steps import summary
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import write_json
 from trove_steps.plan import Plan
-from trove_steps.summarise import TABLE, closing_words
+from trove_steps.summarise import TABLE, closing_words, shortfall_warnings
 
 
 def cell(dataset="scifact", model="minilm", counts=None, **metrics):
@@ -118,6 +118,14 @@ class TestTable:
             "* the best of its dataset",
         ]
 
+    def test_of_zeros_none_is_the_best(self):
+        rows = [row("a", "x", map=0.0, P_1=0.0), row("a", "y", map=0.00001, P_1=0.1)]
+        assert summary.format_table(rows, ["map", "P_1"]).splitlines()[1:] == [
+            "a        x        0.0000   0.0000",
+            "a        y        0.0000   0.1000*",
+            "* the best of its dataset",
+        ]
+
     def test_what_ties_leave_open_is_said(self):
         open_metric = {"map_min": 0.25, "map_max": 0.75, "map_expected": 0.5}
         closed = {"map_min": 0.5, "map_max": 0.50000001, "map_expected": 0.5}
@@ -169,6 +177,29 @@ class TestCommand:
     def test_missing(self, tmp_path, capsys):
         assert summary.main(["--show", str(tmp_path / "summary.tsv")]) == 1
         assert capsys.readouterr().err.startswith(f"error: {tmp_path}/summary.tsv is missing")
+
+
+def test_the_end_of_a_run_says_what_came_out_empty(raw):  # noqa: F811
+    """Judgments without a relevant document and a mining without negatives; one line each."""
+    raw["evaluation"]["ir_metrics_relevance_threshold"] = 2
+    plan = Plan(raw)
+    (cell,) = plan.cells.values()
+    folder = plan.cell_directory(cell)
+    write_json(folder / "metrics.json", {"num_judged": 3, "num_without_relevant": 3})
+    counts = {"num_mined_queries": 3, "num_candidates": 9, "num_annotated": 2, "num_score": 7}
+    write_json(folder / "mined" / "funnel.json", {**counts, "num_kept": 0, "num_missing": 9})
+    assert shortfall_warnings(plan) == []
+    write_json(plan.score_record(cell), {})
+    write_json(plan.mine_record(cell), {})
+    relevant, mined = shortfall_warnings(plan)
+    assert "any of the 3 judged queries: no label is 2 or more" in relevant
+    assert mined.startswith(
+        "warning: tiny/bert: no negative was kept: of 9 candidates: annotated 2"
+    )
+    warned = [{"kind": "no_relevant_documents", "message": "none is"}]
+    write_json(plan.results / "tiny" / "data.json", {"warnings": warned})
+    write_json(plan.checks["tiny"], {})
+    assert shortfall_warnings(plan) == ["warning: tiny: none is", mined]
 
 
 def test_the_end_of_a_run_says_where_to_look(raw):  # noqa: F811

@@ -9,6 +9,7 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.measures import LARGEST_LABEL, unfit_labels
 
 LABELS_SHOWN = 20
+NO_RELEVANT = "no_relevant_documents"
 MANY_LABELS = 100  # different ones: grades are few
 
 
@@ -54,6 +55,17 @@ def about_judgments(merged: Merged, files: Files, evaluated: bool, corpus, queri
                 f"the judgments have {len(counted):,} different labels, where grades of relevance are few: "
                 "are they ids, or scores of a ranking?",
                 [label for label, _ in counted[-EXAMPLES:]],
+            )
+        )
+    if counted and counted[-1][0] < 1:
+        shown = ", ".join(f"{label}: {count:,}" for label, count in counted[-LABELS_SHOWN:])
+        warnings.append(
+            warning(
+                NO_RELEVANT,
+                table.num_rows,
+                f"none of the {table.num_rows:,} judgments has a label of 1 or more ({shown}): no document "
+                "is relevant, so there is nothing to find and no positive to train on; look at the labels "
+                "in qrel_path and at what filters and score_transform make of them",
             )
         )
     told = {

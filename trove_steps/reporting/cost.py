@@ -11,6 +11,7 @@ from trove_steps.files import read_json
 from trove_steps.lengths import read_cut
 from trove_steps.reporting.cell import SIDES, Cell
 from trove_steps.resources import read_records
+from trove_steps.shortfalls import nothing_mined, nothing_relevant
 
 
 def cost(cell: Cell) -> dict:
@@ -94,7 +95,16 @@ def warnings(cell: Cell) -> dict:
         "tied_queries": len(np.unique(view.row_queries[1:][same])),
         "queries": len(view),
         "ties": _tie_ranges(cell),
+        "missing": _missing(cell),
     }
+
+
+def _missing(cell: Cell) -> list[str]:
+    """Say what the cell's results lack, in a line each."""
+    lines = [nothing_relevant(cell.figures, cell.threshold)]
+    if cell.mining and (line := nothing_mined(read_json(cell.folder / "mined" / "funnel.json"))):
+        lines.append(f"{cell.model}: {line}")
+    return [line for line in lines if line]
 
 
 def _tie_ranges(cell: Cell) -> dict[str, list[float]]:

@@ -118,10 +118,11 @@ function leaderboard() {
   }
   function cell(model, column) {
     const shown = column.value(model);
-    const isBest = shown !== null && data.models.length > 1 && shown.toFixed(4) === column.best.toFixed(4);
+    const isFirst = shown !== null && data.models.length > 1 && shown.toFixed(4) === column.best.toFixed(4);
+    const isBest = isFirst && shown.toFixed(4) !== "0.0000";
     const found = column.dataset?.cells[model];
     const p = found?.p[metric];
-    const equal = !isBest && p !== undefined && p >= 0.05;
+    const equal = !isFirst && p !== undefined && p >= 0.05;
     return el("td", { class: isBest ? "best" : null, title: p === undefined ? null : `p = ${p.toPrecision(2)} against the best` },
       `${number(shown)}${equal ? " ≈" : ""}`,
       found?.low[metric] === undefined ? null : el("span", { class: "interval" }, `${number(found.low[metric], 3)} – ${number(found.high[metric], 3)}`));
@@ -270,10 +271,12 @@ function warnings(dataset, models) {
   const counts = [...lines].map(([line, concerned]) => concerned.length === models.length ? line : `${line} (${concerned.join(", ")})`);
   const ties = models.flatMap(model => data.metrics.filter(metric => of(model).ties[metric])
     .map(metric => `${model}: ${metric} between ${of(model).ties[metric].map(v => number(v)).join(" and ")}`));
+  const missing = [...new Set(models.flatMap(model => of(model).missing))];
   const found = (dataset.check ?? []).map(({ message, examples }) => el("li", {}, message + (examples.length ? ` (such as ${examples.join(", ")})` : "")));
   return el("div", {},
     dataset.check === null ? el("p", { class: "note" }, "The files were not checked: there are no texts beside the vectors.") : null,
     found.length ? el("ul", { class: "found" }, ...found) : null,
+    missing.length ? el("ul", { class: "found" }, ...missing.map(line => el("li", {}, line))) : null,
     counts.length ? el("p", {}, `${counts.join("; ")}.`) : null,
     ties.length ? el("p", {}, `Depends on the order of documents with equal scores: ${ties.join("; ")}.`) : null,
     table(["model", "documents cut off", "queries cut off", "documents that repeat another's text", "queries with ties in the top 10"], models.map(model => {
