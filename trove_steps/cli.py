@@ -34,11 +34,19 @@ COMMANDS = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that refuses what it does not know itself: the usage it shows is that of the subcommand."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="trove-steps", description="Looks at what the workflow made."
-    )
+    parser = _Parser(prog="trove-steps", description="Looks at what the workflow made.")
     parser.add_argument("--version", action="version", version=f"trove-steps {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

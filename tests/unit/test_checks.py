@@ -269,6 +269,22 @@ def test_show_dataset(configured, capsys):
     assert "no data set is named 'x'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["doctor", "data"], ["show", "dataset"]])
+def test_a_data_set_of_another_directory(configured, folder, monkeypatch, command, capsys):
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert main([*command, "d", "--configfile", "../my.yaml", "--directory", ".."]) == 0
+    assert "documents: 60\n" in capsys.readouterr().out
+
+
+def test_an_unknown_option_shows_the_usage_of_the_subcommand(capsys):
+    with pytest.raises(SystemExit):
+        main(["show", "dataset", "d", "--foo"])
+    told = capsys.readouterr().err
+    assert told.startswith("usage: trove-steps show dataset ")
+    assert told.endswith("trove-steps show dataset: error: unrecognized arguments: --foo\n")
+
+
 def test_strict_in_doctor_data(configured, capsys):
     config = yaml.safe_load(Path("my.yaml").read_text())
     config["datasets"]["d"]["strict"] = True

@@ -50,7 +50,7 @@ def test_json_of_a_model_of_a_configuration(tiny_model, tmp_path, capsys):
         "datasets: {d: {corpus_path: c.jsonl, query_path: q.jsonl}}\n"
         f"models: {{m: {{model_name_or_path: {tiny_model}, pooling: mean, normalize: true}}}}\n"
     )
-    options = ["--config", str(config), "--set", "query_max_len=7", "--role", "query", "--json"]
+    options = ["--configfile", str(config), "--set", "query_max_len=7", "--role", "query", "--json"]
     assert main(["doctor", "model", "m", *options]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["settings"]["query_max_len"] == {"value": 7, "source": "config"}
@@ -59,15 +59,17 @@ def test_json_of_a_model_of_a_configuration(tiny_model, tmp_path, capsys):
     assert found["tokens_per_second"] > 0
     assert found["vector_lengths"] == [1, 1, 1]
     assert [found["cosines"][n][n] for n in range(3)] == [1, 1, 1]
-    assert main(["doctor", "model", "n", "--config", str(config)]) == 1
+    assert main(["doctor", "model", "n", "--configfile", str(config)]) == 1
     assert "no model is named 'n'; valid: m" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "pooling: must be set"),
+        ([], "models.tiny.pooling: must be set"),
         (["--set", "pooling"], "write OPTION=VALUE"),
+        (["--set", "pooling=["], "--set pooling=[: the value is not valid YAML"),
+        (["--set", "pooling=foo"], "models.tiny.pooling: 'foo' is not a valid value"),
         (["--set", "poling=mean"], "did you mean 'pooling'"),
         (["--set", "pooling=mean", "--set", "passage_max_len=4000"], "128 positions"),
     ],
@@ -84,9 +86,26 @@ def test_text_format_by_data_set(tiny_model, tmp_path, capsys):
         f"models: {{m: {{model_name_or_path: {tiny_model}, pooling: mean, "
         "query_format: {scifact: 'claim: {text}', '*': 'ask: {text}'}}}\n"
     )
-    assert main(["doctor", "model", "m", "--config", str(config), "--json"]) == 0
+    assert main(["doctor", "model", "m", "--configfile", str(config), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["settings"]["query_format"] == {"value": "ask: {text}", "source": "config"}
+
+
+def test_a_model_of_the_configuration_of_a_directory(tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # which the command leaves
+    shutil.copytree(tiny_model, tmp_path / "there" / "model")
+    (tmp_path / "there" / "config").mkdir()
+    (tmp_path / "there" / "config" / "config.yaml").write_text(
+        "datasets: {d: {corpus_path: c.jsonl, query_path: q.jsonl}}\n"
+        "models: {m: {model_name_or_path: model, pooling: mean, truncate_dim: [8, 16]}}\n"
+    )
+    for name in ("m@8", "m@16"):
+        monkeypatch.chdir(tmp_path)
+        assert main(["doctor", "model", name, "--directory", "there"]) == 0
+        assert "mean" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "model", "m@8", "-d", "there", "--set", "pooling=foo"]) == 1
+    assert "models.m-8.pooling: 'foo'" in capsys.readouterr().err
 
 
 def test_prompts_that_are_not_used(tiny_model, tmp_path, capsys):

@@ -67,7 +67,7 @@ def test_other_names(tmp_path):
         reproduce(given, names=["mine=scifcat"])
 
 
-def test_command(tmp_path, capsys):
+def test_command(tmp_path, monkeypatch, capsys):
     given = config(tmp_path, ndcg_cut_10=0.6451)
     path = tmp_path / "my.yaml"
     path.write_text(json.dumps(given))
@@ -75,5 +75,8 @@ def test_command(tmp_path, capsys):
     assert "green" in capsys.readouterr().out
     assert main(["reproduce", "--configfile", str(path), "--tolerance", "1e-6"]) == 1
     assert "RED" in capsys.readouterr().out
+    path.write_text(json.dumps({**given, "output_dir": "results"}))
+    assert main(["reproduce", "--configfile", str(path), "--directory", str(tmp_path)]) == 0
+    assert "green" in capsys.readouterr().out
     assert main(["reproduce", "--configfile", str(tmp_path / "no.yaml")]) == 1
     assert "can't be read" in capsys.readouterr().err

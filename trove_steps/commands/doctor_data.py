@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+from trove_steps.commands.planning import add_plan_options, configuration
+
 FIELDS = ("id", "title", "text")
 
 
@@ -16,13 +18,7 @@ def add(commands) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what doctor data and show dataset have in common."""
     parser.add_argument("dataset", metavar="NAME", help="a data set of the configuration")
-    parser.add_argument(
-        "--configfile",
-        type=Path,
-        default=Path("config/config.yaml"),
-        metavar="FILE",
-        help="the configuration (default: config/config.yaml)",
-    )
+    add_plan_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
@@ -46,23 +42,12 @@ def run(options: argparse.Namespace) -> int:
 
 def resolved(options: argparse.Namespace) -> tuple:
     """Return (configuration, data set resolved to files, folder of links by content)."""
-    import yaml
-
     from trove_steps.config import load_config, nearest
     from trove_steps.errors import TroveStepsError
     from trove_steps.fingerprint import Fingerprints
     from trove_steps.inputs import Inputs
 
-    try:
-        raw = yaml.safe_load(options.configfile.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TroveStepsError(
-            f"the configuration {options.configfile} can't be read ({error.strerror}): name it with "
-            "--configfile"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TroveStepsError(f"{options.configfile} is not valid YAML: {error}") from None
-    config = load_config(raw)
+    config = load_config(configuration(options))
     name, known = options.dataset, config["datasets"]
     if name not in known:
         raise TroveStepsError(f"no data set is named '{name}'{nearest(name, list(known))}")

@@ -2,7 +2,11 @@
 
 import argparse
 import json
+import re
 import time
+from pathlib import Path
+
+from trove_steps.commands.planning import add_plan_options, configuration
 
 TEXTS = (
     "The wing of an aircraft produces lift.",
@@ -14,10 +18,13 @@ SPEED_TEXTS, SPEED_WORDS = 16, 128
 
 def add(commands) -> None:
     parser = commands.add_parser("model", help="load a model and show how it encodes")
-    parser.add_argument("model", metavar="NAME", help="a folder, or a name on the Hugging Face Hub")
     parser.add_argument(
-        "--config", metavar="FILE", help="NAME is a model of this configuration instead"
+        "model",
+        metavar="NAME",
+        help="a folder, or a name on the Hugging Face Hub; with --configfile or --directory a model of the "
+        "configuration",
     )
+    add_plan_options(parser)
     parser.add_argument(
         "--set",
         action="append",
@@ -44,14 +51,14 @@ def examine(options: argparse.Namespace) -> dict:
     from trove_steps.model_settings import model_files, resolve_settings
     from trove_steps.models import fetching, locate_model
 
-    given = _given(options)
+    given, name = _given(options), _name_in_messages(options.model)
     prefix = "query_" if options.role == "query" and "query_model_name_or_path" in given else ""
     option = f"{prefix}model_name_or_path"
     revision = given.get(f"{prefix}model_revision", "main")
     with fetching():
-        folder = locate_model(given[option], revision, f"models.{options.model}", option)
+        folder = locate_model(given[option], revision, f"models.{name}", option)
         model_files(folder)  # an adapter's base too
-    settings = resolve_settings(folder, given, options.model)
+    settings = resolve_settings(folder, given, name)
     share_cpu_threads()
     started = time.perf_counter()
     encoder = Encoder(folder, settings, settings.max_len(options.role), pick_device())
@@ -79,27 +86,32 @@ def _given(options: argparse.Namespace) -> dict:
     from trove_steps.config import load_config, nearest
     from trove_steps.errors import TroveStepsError
 
-    raw: dict = {"model_name_or_path": options.model}
-    datasets = ["any"]
-    if options.config:
-        try:
-            with open(options.config, encoding="utf-8") as file:
-                config = load_config(yaml.safe_load(file))
-        except (OSError, yaml.YAMLError) as error:
-            raise TroveStepsError(f"{options.config}: can't be read: {error}") from None
+    if options.configfile or options.directory:
+        config = load_config(configuration(options))
         if options.model not in config["models"]:
             known = nearest(options.model, list(config["models"]))
-            raise TroveStepsError(f"{options.config}: no model is named '{options.model}'{known}")
+            raise TroveStepsError(f"no model is named '{options.model}'{known}")
         raw = config["models"][options.model]
         datasets = list(config["datasets"])  # which a text format may name
+    else:
+        raw, datasets = {"model_name_or_path": options.model}, ["any"]
     for entry in options.set:
-        name, equals, value = entry.partition("=")
+        option, equals, value = entry.partition("=")
         if not equals:
             raise TroveStepsError(f"--set {entry}: write OPTION=VALUE, such as pooling=mean")
-        raw[name] = yaml.safe_load(value)
+        try:
+            raw[option] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise TroveStepsError(f"--set {entry}: the value is not valid YAML: {error}") from None
     needed = {"corpus_path": "-", "query_path": "-"}
-    checked = {"datasets": dict.fromkeys(datasets, needed), "models": {"it": raw}}
-    return load_config(checked)["models"]["it"]
+    name = _name_in_messages(options.model)
+    checked = {"datasets": dict.fromkeys(datasets, needed), "models": {name: raw}}
+    return load_config(checked)["models"][name]
+
+
+def _name_in_messages(model: str) -> str:
+    """Return what a configuration might call a folder, a name on the Hub or a variant (minilm@256)."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).lstrip("._-")[:100] or "model"
 
 
 def _speed(encoder) -> float:

@@ -1,4 +1,4 @@
-"""What the subcommands that look at a configuration share: which one, and from which folder."""
+"""What all subcommands that look at a configuration share: which one, and from which folder."""
 
 import argparse
 import os
@@ -34,26 +34,27 @@ def positive(text: str) -> int:
 
 
 def load_plan(options: argparse.Namespace):
-    """Return the plan of the configuration that the options name, and work in its directory.
+    """Return the plan of the configuration that the options name, and work in its directory."""
+    from trove_steps.plan import Plan
+
+    return Plan(configuration(options))
+
+
+def configuration(options: argparse.Namespace) -> dict:
+    """Return the configuration that the options name, unchecked, and work in its directory.
 
     As with snakemake, the configuration's own path is relative to where the command was started.
     """
-    from trove_steps.plan import Plan
-
-    return Plan(_configuration(options))
-
-
-def _configuration(options: argparse.Namespace) -> dict:
     files = [path.absolute() for path in options.configfile or ()]
     if options.directory:
         try:
             os.chdir(options.directory)
         except OSError as error:
             raise TroveStepsError(f"--directory {options.directory}: {error.strerror}") from None
-    configuration: dict = {}
+    found: dict = {}
     for path in files or [Path("config/config.yaml")]:
-        configuration = _merged(configuration, read_configuration(path))
-    return configuration
+        found = _merged(found, read_configuration(path))
+    return found
 
 
 def read_configuration(path: Path) -> dict:

@@ -2,17 +2,13 @@
 
 import argparse
 import sys
-from pathlib import Path
+
+from trove_steps.commands.planning import add_plan_options, configuration
 
 
 def add(commands) -> None:
     parser = commands.add_parser("reproduce", help="compare our metrics with published figures")
-    parser.add_argument(
-        "--configfile",
-        type=Path,
-        default=Path("config/config.yaml"),
-        help="the configuration that was run (config/config.yaml)",
-    )
+    add_plan_options(parser)
     parser.add_argument(
         "--tolerance", type=float, default=0.0005, help="largest difference that is green (0.0005)"
     )
@@ -30,16 +26,9 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table; return 1 if any figure differs by more than the tolerance, else 0."""
-    import yaml
-
     from trove_steps.config import load_config
-    from trove_steps.errors import TroveStepsError
     from trove_steps.reproduce import format_outcomes, reproduce
 
-    try:
-        raw = yaml.safe_load(options.configfile.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise TroveStepsError(f"{options.configfile} can't be read: {error}") from None
-    outcomes = reproduce(load_config(raw), options.tolerance, options.names)
+    outcomes = reproduce(load_config(configuration(options)), options.tolerance, options.names)
     print(format_outcomes(outcomes, colour=sys.stdout.isatty()))
     return 1 if any(outcome.agrees is False for outcome in outcomes) else 0
