@@ -66,6 +66,19 @@ class Source:
         """Return its folder as `locate_model` does."""
         return locate_model(self.name_or_path, self.revision, self.where, self.option)
 
+    def files(self) -> dict[str, Path]:
+        """Return its files as `model_files` does; a mistake is told with the key."""
+        from trove_steps.model_settings import model_files
+
+        try:
+            return model_files(self.locate())
+        except NotFetched:
+            raise
+        except TroveStepsError as error:
+            key = f"{self.where}.{self.option}"
+            told = str(error)
+            raise TroveStepsError(told if told.startswith(key) else f"{key}: {told}") from None
+
     def is_here(self, cache: Path) -> bool:
         """Tell whether nothing is to be fetched; a mistake is reported in its own place."""
         from trove_steps.model_settings import model_files

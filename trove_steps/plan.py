@@ -41,7 +41,6 @@ from trove_steps.measures import DEFAULT_MEASURES, largest_cutoff, metric_names
 from trove_steps.model_settings import (
     ModelSettings,
     imported_settings,
-    model_files,
     resolve_settings,
 )
 from trove_steps.models import Source
@@ -260,11 +259,9 @@ class Plan:
         """The model of mining.cross_encoder."""
         if "@cross_encoder" not in self.sources:
             return None
-        max_len, folder = (
-            self.mining["cross_encoder_max_len"],
-            self.sources["@cross_encoder"].locate(),
-        )
-        files = {file: self.fingerprints.file(path) for file, path in model_files(folder).items()}
+        source, max_len = self.sources["@cross_encoder"], self.mining["cross_encoder_max_len"]
+        folder = source.locate()
+        files = {file: self.fingerprints.file(path) for file, path in source.files().items()}
         link = self.fingerprints.intern(folder, recipe_key({"kind": "model", "files": files}))
         return CrossEncoder(folder, recipe_key(cross_encoder_recipe(files, max_len)), link)
 
@@ -747,8 +744,8 @@ class Plan:
 
     def _load_model(self, name: str, source: str) -> Model:
         given, folder = self.config["models"][name], self.sources[source].locate()
+        paths = self.sources[source].files()
         settings = resolve_settings(folder, given, name)
-        paths = model_files(folder)
         files = {file: self.fingerprints.file(path) for file, path in paths.items()}
         link = self.fingerprints.intern(folder, recipe_key({"kind": "model", "files": files}))
         return Model(name, folder, files, settings, link)

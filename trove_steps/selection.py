@@ -61,6 +61,11 @@ class Selection:
 
     def check(self, search_topk: int) -> None:
         """Raise TroveStepsError where the options contradict each other."""
+        if self.range_max is not None and self.range_max <= self.range_min:
+            raise TroveStepsError(
+                f"mining.range_max ({self.range_max}) must be larger than mining.range_min "
+                f"({self.range_min}): what lies between them is looked at"
+            )
         for name, value, least in (
             ("search_topk", search_topk, 1),
             ("num_negatives", self.wanted(search_topk), 1),

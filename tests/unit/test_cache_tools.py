@@ -390,6 +390,8 @@ def test_export_of_a_variant(filled, capsys):
     assert np.load("q.npy").shape == (12, 4)
     message = run(capsys, "export", "tiny/brt", "-o", "q.npy", "--configfile", "my.yaml", expect=1)
     assert "cells: tiny/bert" in message
+    message = run(capsys, "export", "data/corpus.jsonl", "-o", "q.npy", expect=1)
+    assert message.startswith("error: data/corpus.jsonl is not the manifest of a collection")
 
 
 def test_scores_of_pairs_are_verified_and_cleared(filled, capsys):

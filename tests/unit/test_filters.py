@@ -151,6 +151,11 @@ def test_a_division_by_zero_is_refused_unless_it_is_guarded(operator_):
         ]
 
 
+def test_a_division_by_zero_of_constants_is_not_called_too_large():
+    with pytest.raises(TroveStepsError, match="no finite number: too large, or divided by zero"):
+        check("1/0", "number")
+
+
 @pytest.mark.parametrize(
     "expression", ["score or 1", "score and 2", "score > 1 and docid", "1 or qid"]
 )

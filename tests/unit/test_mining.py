@@ -422,7 +422,10 @@ class TestSelection:
         [
             ({"num_negatives": 0}, "num_negatives must be at least 1"),
             ({"range_min": -1}, "range_min must be at least 0"),
-            ({"range_min": 10, "range_max": 5}, "num_negatives|candidates"),
+            (
+                {"range_min": 10, "range_max": 5},
+                r"range_max \(5\) must be larger than mining.range_min \(10",
+            ),
             ({"num_negatives": 7}, "looks at only 5 candidates"),
             ({"relative_margin": -0.1}, "relative_margin must not be negative"),
             ({"sampling": "best"}, "top or random"),

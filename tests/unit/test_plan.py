@@ -479,8 +479,11 @@ def test_a_missing_model(raw):
 
 
 def test_a_folder_that_is_no_model(raw):
-    raw["models"]["bert"]["model_name_or_path"] = "data"
-    assert "no config.json" in message_of(raw)
+    """That is said first: not that pooling must be set, which would mend nothing."""
+    raw["models"]["bert"] = {"model_name_or_path": "data"}
+    assert message_of(raw) == (
+        "models.bert.model_name_or_path: data: not a model: it has no config.json"
+    )
 
 
 def test_bad_judgments_are_found_before_anything_runs(raw):

@@ -47,8 +47,14 @@ def _vectors(options: argparse.Namespace):
     from trove_steps.search import as_searched
     from trove_steps.store import Vectors
 
-    if options.source.endswith(".json"):
-        return Vectors(Path(options.source))
+    path = Path(options.source)
+    if path.suffix == ".json":
+        return Vectors(path)
+    if path.is_file():
+        raise TroveStepsError(
+            f"{path} is not the manifest of a collection (cache/embeddings/…/corpus-….json), and no "
+            "DATASET/MODEL of a configuration"
+        )
     plan = load_plan(options)
     name = tuple(options.source.split("/"))
     if name not in plan.cells:

@@ -111,7 +111,7 @@ def _finished(value, rows: int, wanted: str):
     elif array.dtype.kind not in "if":
         raise _Refused("it is no number")
     if wanted == "number" and not np.isfinite(array).all():
-        raise _Refused("it gives a score that is too large")
+        raise _Refused("it gives a score that is no finite number: too large, or divided by zero")
     kind = {"b": bool, "i": np.int64, "f": np.float64}[array.dtype.kind]
     return np.ascontiguousarray(np.broadcast_to(array.astype(kind), (rows,)))
 
