@@ -311,7 +311,7 @@ def _remove_manifest(path: Path, problem: str, found: Verification, repair: bool
 @dataclass(frozen=True)
 class Kept:
     """What must stay: collections as (encoder, role, texts), searches by key, digests of inputs, scores of
-    pairs as (cross-encoder, key).
+    pairs as (cross-encoder, key), real paths of files of data sets.
 
     `growing` are encoders with collections that are yet to be completed: all their shards stay, since
     they are what an interrupted run goes on from.
@@ -322,6 +322,7 @@ class Kept:
     inputs: frozenset[str] = frozenset()
     growing: frozenset[str] = frozenset()
     pair_scores: frozenset[tuple[str, str]] = frozenset()
+    files: frozenset[str] = frozenset()
 
     def __or__(self, other: "Kept") -> "Kept":
         return Kept(*(getattr(self, name) | getattr(other, name) for name in vars(self)))
@@ -340,6 +341,12 @@ def reached_by(plan) -> Kept:
         ),
         frozenset(e.encoder for e in encodings if not plan.encoding_manifest(e).exists()),
         frozenset((plan.cross_encoder.key, key) for key in plan.rescores),
+        frozenset(
+            os.path.realpath(path)
+            for data in plan.datasets.values()
+            for files in (data.corpus, data.queries, data.qrels)
+            for path in files.paths
+        ),
     )
 
 
@@ -390,6 +397,7 @@ def collect_garbage(cache: Cache, kept: Kept, older_than: float, dry_run: bool) 
         *_unreached_searches(cache, kept),
         *_unreached_pair_scores(cache, kept),
         *_unreached_inputs(cache, kept),
+        *_unreached_copies(cache, kept),
     ]
     removed = [garbage for garbage in found if garbage.last_use <= horizon]
     if not dry_run:
@@ -430,6 +438,18 @@ def _unreached_inputs(cache: Cache, kept: Kept) -> Iterator[Garbage]:
         if digest not in kept.inputs and not (cache.directory / "in" / digest).exists():
             used = _last_write([index])
             yield Garbage(index, "lines of a file that is gone", size_of(index), used)
+
+
+def _unreached_copies(cache: Cache, kept: Kept) -> Iterator[Garbage]:
+    """Yield the files made of data sets that were fetched, a folder each; what was fetched stays recorded,
+    so that they can be made again as they were."""
+    files = (cache.directory / "imported").rglob("*")
+    folders = {path.parent for path in files if path.is_file() and path.suffix != ".lock"}
+    used = {os.path.dirname(path) for path in kept.files}
+    for folder in sorted(folders):
+        if os.path.realpath(folder) not in used:
+            last = _last_write(folder.iterdir())
+            yield Garbage(folder, "copy of a data set", size_of(folder), last)
 
 
 def _collect_vectors(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -392,6 +393,26 @@ def test_export_of_a_variant(filled, capsys):
     assert "cells: tiny/bert" in message
     message = run(capsys, "export", "data/corpus.jsonl", "-o", "q.npy", expect=1)
     assert message.startswith("error: data/corpus.jsonl is not the manifest of a collection")
+
+
+def test_copies_of_data_sets_that_were_fetched(filled, capsys):
+    """Those of the Hub and of ir_datasets are counted, and go when no configuration reads them."""
+    folders = [Path("cache/imported/datasets/a/0.0.0/f00"), Path("cache/imported") / ("b" * 32)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        shutil.copy("data/corpus.jsonl", folder / "corpus.jsonl")
+    (Path("cache/imported/datasets") / "a.lock").touch()
+    size = (folders[0] / "corpus.jsonl").stat().st_size
+    used = json.loads(run(capsys, "cache", "du", "--json", "--configfile", "my.yaml"))
+    assert used["parts"]["imported"] == 2 * size
+    filled["datasets"]["tiny"]["corpus_path"] = str(folders[0] / "corpus.jsonl")
+    save(filled)
+    collect = "cache", "gc", "--older-than", "0s", "--json", "--configfile", "my.yaml"
+    found = json.loads(run(capsys, *collect))["items"]
+    assert [item["path"] for item in found if item["what"] == "copy of a data set"] == [
+        str(folders[1])
+    ]
+    assert [folder.exists() for folder in folders] == [True, False]
 
 
 def test_scores_of_pairs_are_verified_and_cleared(filled, capsys):
