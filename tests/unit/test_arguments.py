@@ -136,6 +136,23 @@ def test_ctrl_c_ends_a_step_without_a_traceback_and_after_its_cleaning_up():
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "clean\n", "")
 
 
+def test_ctrl_c_while_the_command_is_still_being_imported():
+    program = (
+        "import sys\n"
+        "class Impatient:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'trove_steps.commands.why':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "from trove_steps.cli import main\n"
+        "sys.exit(main(['plan']))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "\n")
+
+
 def test_shown_path_is_the_one_that_a_person_knows(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "work").mkdir()
