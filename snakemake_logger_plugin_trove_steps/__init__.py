@@ -67,7 +67,11 @@ class LogHandler(LogHandlerBase):
         event = getattr(record, "event", None)
         if event == LogEvent.JOB_INFO:
             if record.rule_name != "all":
-                self.view.start_job(record.jobid, _name(record), list(record.output or ()))
+                from trove_steps.live import name_of_job
+
+                wildcards = {n: str(v) for n, v in dict(record.wildcards or {}).items()}
+                name = name_of_job(record.rule_name, wildcards)
+                self.view.start_job(record.jobid, name, list(record.output or ()))
         elif event == LogEvent.JOB_FINISHED:
             self.view.end_job(record.job_id)
         elif event == LogEvent.PROGRESS:
@@ -105,12 +109,3 @@ class LogHandler(LogHandlerBase):
     @property
     def needs_rulegraph(self) -> bool:
         return False
-
-
-def _name(record: logging.LogRecord) -> str:
-    """Return the rule and what it works on: data set and model, or the beginning of a key."""
-    wildcards = dict(record.wildcards or {})
-    place = [wildcards[name] for name in ("dataset", "model") if name in wildcards]
-    key = next((str(v)[:8] for n, v in wildcards.items() if n in ("encoder", "search")), "")
-    what = "/".join(place) or key
-    return f"{record.rule_name} {what}".strip()

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,26 @@ PLAIN_SECONDS = 60.0  # between two lines about a step that goes on, without a t
 BAR = 24  # characters, where there is room
 SHORTEST_BAR = 4
 _open_views: list["View"] = []
+
+
+def _unnamed(wildcards: dict[str, str]) -> str:
+    return ""
+
+
+_find_name: Callable[[dict[str, str]], str] = _unnamed
+
+
+def name_jobs(find: Callable[[dict[str, str]], str]) -> None:
+    """Let `find` say what people call that which a job's wildcards name by keys, "" if it does not know."""
+    global _find_name
+    _find_name = find
+
+
+def name_of_job(rule: str, wildcards: dict[str, str]) -> str:
+    """Return the rule and what it works on: data set and model, or else the beginning of a key."""
+    place = [wildcards[name] for name in ("dataset", "model") if name in wildcards]
+    key = next((v[:8] for n, v in wildcards.items() if n in ("encoder", "search")), "")
+    return f"{rule} {'/'.join(place) or _find_name(wildcards) or key}".strip()
 
 
 def close_views() -> None:

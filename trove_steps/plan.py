@@ -366,6 +366,28 @@ class Plan:
                 users.setdefault((encoding.encoder, encoding.texts), {})[cell.dataset] = None
         return users
 
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """What jobs work on, by key → data set/model, and how many more share it."""
+        users: dict[str, list[str]] = {}
+        for cell in self.cells.values():
+            keys = [f"{e.encoder} {e.texts}" for e in (cell.corpus, cell.queries)]
+            for key in (*keys, cell.search, cell.rescore):
+                users.setdefault(key, []).append(f"{cell.dataset}/{cell.model}")
+        return {
+            key: names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+            for key, names in users.items()
+        }
+
+    def name_of_job(self, wildcards: dict[str, str]) -> str:
+        """Return for which data set and model a job works whose outputs are named by keys, "" if unknown."""
+        if not wildcards.keys() & {"texts", "search", "key"}:
+            return ""  # the cells may not be known yet
+        found = {name: wildcards.get(name, "") for name in ("encoder", "texts", "search", "key")}
+        encoded = f"{found['encoder']} {found['texts']}"
+        keys = (found["search"], found["key"], encoded, f"imported-{encoded}")
+        return next((self._names[key] for key in keys if key in self._names), "")
+
     def checks_before(self, encoding: Encoding) -> list[Path]:
         """Return the checks that come before an encoding: those of the data sets that use it.
 

@@ -131,6 +131,7 @@ def test_bars_on_the_terminal_and_results_in_a_file(start):
     assert "\x1b" not in written
     assert max(map(len, written.splitlines())) > WIDTH, "no line is broken at the terminal's width"
     assert BAR.search(terminal.seen)
+    assert "encode_corpus tiny/bert: " in terminal.seen
     assert "300 texts" not in terminal.seen
     assert not left_behind(start.folder)
 

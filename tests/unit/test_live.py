@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.test_plan import raw  # noqa: F401 (a fixture)
 from trove_steps import live, progress
 from trove_steps.distributed import Comm
 from trove_steps.live import Job, View, clock, close_views, described, short
+from trove_steps.plan import Plan
 
 
 @pytest.fixture
@@ -27,6 +29,24 @@ def view(tmp_path, monkeypatch):
     view = View(screen=False)
     yield view
     view.close()
+
+
+def test_jobs_are_called_by_what_people_know(raw):  # noqa: F811
+    """Keys are looked up in the plan; what it does not know keeps the beginning of its key."""
+    raw["datasets"]["other"] = {**raw["datasets"]["tiny"], "qrel_path": "data/none.tsv"}
+    Path("data/none.tsv").write_text("q1\td1\t1\n")
+    plan = Plan(raw)
+    live.name_jobs(plan.name_of_job)
+    cell = plan.cells["tiny", "bert"]
+    try:
+        encoded = {"encoder": cell.corpus.encoder, "texts": cell.corpus.texts}
+        assert live.name_of_job("encode_corpus", encoded) == "encode_corpus tiny/bert and 1 more"
+        assert live.name_of_job("search", {"search": cell.search}) == "search tiny/bert and 1 more"
+        assert live.name_of_job("score", {"dataset": "d", "model": "m"}) == "score d/m"
+        assert live.name_of_job("search", {"search": "0123456789"}) == "search 01234567"
+        assert live.name_of_job("all", {}) == "all"
+    finally:
+        live.name_jobs(live._unnamed)
 
 
 def test_a_line_is_shown_once_and_stays_in_the_log(view, capsys):

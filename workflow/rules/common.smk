@@ -11,7 +11,7 @@ from trove_steps.config import check_unique_keys
 from trove_steps.devices import count_gpus, processes
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import repairing
-from trove_steps.live import close_views
+from trove_steps.live import close_views, name_jobs
 from trove_steps.plan import Plan
 from trove_steps.resources import Limits, Requests, asked_gpus, cpu_threads
 from trove_steps.slurm_cluster import hazards, on_slurm, partition_limits
@@ -30,6 +30,7 @@ try:
 except TroveStepsError as error:
     raise WorkflowError(f"{error}")
 
+name_jobs(PLAN.name_of_job)
 if workflow.remote_exec:  # here, on a node, all has been fetched that a job needs
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 BEGAN = time.time()
