@@ -43,20 +43,22 @@ def _minutes(time: str) -> int | None:
     return (days * 24 + hours) * 60 + minutes + (seconds > 0)
 
 
+def asks_for_cores(command: list[str]) -> bool:
+    """Tell whether a command line of snakemake has --cores; else they are from a profile."""
+    return any(re.fullmatch(r"-c(\d+|all)?|--cores(=.*)?", argument) for argument in command)
+
+
 def hazards(settings, cores: int | None = None) -> list[str]:
     """Say what would make snakemake submit a job twice or give it too little; empty but for SLURM.
 
     `settings` are those of any executor; only those of the SLURM plugin (2.x) are looked at. `cores`
-    are snakemake's.
+    are what caps the CPUs of jobs.
     """
     if not on_slurm(settings):
         return []
     lines = []
     if cores:
-        lines.append(
-            f"--cores caps the CPUs of every job at {cores}; start with --workflow-profile, not --profile, "
-            "so that profiles/default is left out"
-        )
+        lines.append(f"--cores caps the CPUs of every job at {cores}: leave it out on a cluster")
     if not settings.no_requeue and not settings.requeue:
         lines.append(
             "neither slurm-no-requeue nor slurm-requeue is set: whether a job that is preempted or whose "

@@ -147,6 +147,29 @@ def test_a_preempted_job_is_submitted_again_with_twice_as_much(workflow):
     assert [int(amount) for amount in second] == [2 * int(amount) for amount in first]
 
 
+def test_profile_does_as_workflow_profile_does(workflow, monkeypatch):
+    """With --profile, profiles/default is joined: its `cores` say nothing about the nodes."""
+    assert (PROJECT / "slurm").samefile(
+        PROFILE
+    )  # `--profile slurm` is looked for in the working directory
+    plain = Workflow.command
+    monkeypatch.setattr(
+        SlurmWorkflow,
+        "command",
+        lambda self, *given: plain(self, "--profile", str(PROFILE), "--latency-wait", "3", *given),
+    )
+    (workflow.state / "hold").touch()
+    process = workflow.start("check", "--set-threads", "check_data=640")
+    try:
+        number = workflow.wait_for("check_data")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    assert re.search(r"--cpus-per-task[= ]640", " ".join(workflow.jobs()[number]["call"]))
+    assert "caps the CPUs" not in output
+
+
 def test_ten_models_on_fifteen_data_sets(workflow, tiny_model):
     """The jobs of the docs, planned within seconds."""
     for number in range(15):

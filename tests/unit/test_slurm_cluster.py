@@ -5,7 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from trove_steps.slurm_cluster import _minutes, hazards, on_slurm, partition_limits
+from trove_steps.slurm_cluster import (
+    _minutes,
+    asks_for_cores,
+    hazards,
+    on_slurm,
+    partition_limits,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +72,22 @@ def test_who_starts_a_job_again_must_be_said():
 
 def test_cores_of_the_login_node_are_no_limit_of_jobs():
     (line,) = hazards(profile(), 2)
-    assert "--workflow-profile" in line
+    assert "--cores caps the CPUs of every job at 2" in line
+
+
+@pytest.mark.parametrize(
+    ("command", "asked"),
+    [
+        ("--profile slurm --configfile my.yaml -n", False),
+        ("--cores 4", True),
+        ("--cores=all", True),
+        ("-c4", True),
+        ("-c all", True),
+        ("--configfile cores", False),
+    ],
+)
+def test_who_asks_for_cores(command, asked):
+    assert asks_for_cores(["snakemake", *command.split()]) is asked
 
 
 def test_jobs_of_an_earlier_run_are_named(program):

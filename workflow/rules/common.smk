@@ -14,7 +14,12 @@ from trove_steps.files import repairing
 from trove_steps.live import close_views, name_jobs
 from trove_steps.plan import Plan
 from trove_steps.resources import Limits, Requests, asked_gpus, cpu_threads
-from trove_steps.slurm_cluster import hazards, on_slurm, partition_limits
+from trove_steps.slurm_cluster import (
+    asks_for_cores,
+    hazards,
+    on_slurm,
+    partition_limits,
+)
 from trove_steps.slurm_watch import watch
 from trove_steps.summarise import closing_words
 from trove_steps.unfinished import unfinished
@@ -51,10 +56,18 @@ wildcard_constraints:
     model="[^/]+",
 
 
+def uncap_jobs():
+    """On SLURM, leave the CPUs of jobs alone: with --profile, `cores` of profiles/default are of this machine."""
+    if on_slurm(workflow.executor_settings) and not asks_for_cores(sys.argv):
+        workflow.resource_settings.cores = None
+        workflow.global_resources["_cores"] = None
+
+
 def get_targets(kind):
     """Return an input function for a method of the plan that lists targets."""
 
     def targets(wildcards):
+        uncap_jobs()  # the first moment at which the executor is known
         if PLAN.missing:
             checkpoints.prepare_demo.get()  # returns once its files are there
         if PLAN.missing:
