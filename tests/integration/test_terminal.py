@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import make_dataset
 
 WIDTH = 80
-BAR = re.compile(r"encode_corpus \w+: .*\d% · \S+/\S+ characters")
+BAR = re.compile(r"encode_corpus [\w/]+: .*\d% · \S+/\S+ characters")
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
