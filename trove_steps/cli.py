@@ -52,11 +52,21 @@ def _parser():
     class Parser(argparse.ArgumentParser):
         """Refuses what it does not know itself, so that the usage shown is that of the subcommand."""
 
+        given = ()
+
         def parse_known_args(self, args=None, namespace=None):
+            self.given = sys.argv[1:] if args is None else args
             options, unknown = super().parse_known_args(args, namespace)
             if unknown:
                 self.error(f"unrecognized arguments: {' '.join(unknown)}")
             return options, unknown
+
+        def error(self, message):
+            if "are required" in message and any(a.startswith("--configfile") for a in self.given):
+                message += (
+                    " (--configfile takes all names behind it: write other arguments before it)"
+                )
+            super().error(message)
 
     parser = Parser(prog="trove-steps", description="Looks at what the workflow made.")
     parser.add_argument("--version", action="version", version=f"trove-steps {__version__}")

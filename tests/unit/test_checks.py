@@ -285,6 +285,13 @@ def test_an_unknown_option_shows_the_usage_of_the_subcommand(capsys):
     assert told.endswith("trove-steps show dataset: error: unrecognized arguments: --foo\n")
 
 
+def test_a_name_behind_configfile_is_taken_for_a_file_as_snakemake_does(capsys):
+    with pytest.raises(SystemExit):
+        main(["show", "dataset", "--configfile", "my.yaml", "d"])
+    told = capsys.readouterr().err
+    assert "required: NAME (--configfile takes all names behind it: write other arguments" in told
+
+
 def test_strict_in_doctor_data(configured, capsys):
     config = yaml.safe_load(Path("my.yaml").read_text())
     config["datasets"]["d"]["strict"] = True
