@@ -179,12 +179,22 @@ class View:
         told = json.loads(path.read_text(encoding="utf-8"))
         if "line" in told:
             path.unlink()
-            self.write(told["line"], sys.stdout)
+            self.write(self._with_place(told), sys.stdout)
             return
         for job in self.jobs.values():
             if not job.outputs.isdisjoint(told["arguments"]):
                 job.state, job.heard, job.path = told, time.monotonic(), path
                 self._read[path] = written
+
+    def _with_place(self, told: dict) -> str:
+        """Return what a step said at its end, with the data set and model of its job if it names none."""
+        line = told["line"]
+        for job in self.jobs.values():
+            place = job.name.partition(" ")[2]
+            if "/" in place and not job.outputs.isdisjoint(told.get("arguments", ())):
+                known = line.startswith("warning: ") or place in line
+                return line if known else f"{line} · {place}"
+        return line
 
     def lines(self, width: int) -> list[str]:
         """Return the lines of the live part: one per running job, one for the whole run."""

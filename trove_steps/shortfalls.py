@@ -6,7 +6,7 @@ the end of a run and the report repeat it.
 
 
 def nothing_relevant(counts: dict, threshold: int) -> str | None:
-    """Say that no judged query has a relevant document, so that the metrics say nothing.
+    """Say that no judged query has a relevant document, so that all metrics but nDCG are 0.
 
     counts: of metrics.json; threshold: the lowest label that is relevant.
     """
@@ -15,8 +15,8 @@ def nothing_relevant(counts: dict, threshold: int) -> str | None:
         return None
     return (
         f"no document is relevant to any of the {judged:,} judged queries: no label is {threshold} or "
-        "more, so the metrics say nothing about the model; look at the labels of qrel_path and at "
-        "evaluation.ir_metrics_relevance_threshold"
+        "more, so what counts relevant documents is 0 (nDCG's gains are the labels themselves); look at "
+        "the labels of qrel_path and at evaluation.ir_metrics_relevance_threshold"
     )
 
 

@@ -60,6 +60,23 @@ def test_a_line_is_shown_once_and_stays_in_the_log(view, capsys):
     assert not view.folder.exists()
 
 
+def test_a_line_says_for_which_data_set_and_model(view, capsys):
+    view.start_job(1, "search a/b and 2 more", ["out.json"])
+    progress.report("search: done")
+    progress.report("warning: corpus of b: cut")
+    view._look()
+    view.end_job(1)
+    view.start_job(2, "score a/b", ["out.json"])
+    progress.report("score a/b: 0.5")
+    view.end_job(2)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == [
+        "search: done · a/b and 2 more",
+        "warning: corpus of b: cut",
+        "score a/b: 0.5",
+    ]
+
+
 def test_a_bar_belongs_to_the_job_whose_output_it_makes(view):
     view.start_job(1, "encode_corpus abc", ["out.json"])
     view.start_job(2, "encode_corpus def", ["other.json"])
@@ -154,7 +171,7 @@ def test_what_a_killed_run_left_is_removed(view):
 
 
 def test_a_line_is_shown_once_by_however_many_threads_look(view, capsys):
-    view.start_job(1, "score a/b", ["out.json"])
+    view.start_job(1, "score abc", ["out.json"])
     for number in range(30):
         progress.tell(line=f"line {number}")
     looking = [threading.Thread(target=view._look) for _ in range(8)]
@@ -166,7 +183,7 @@ def test_a_line_is_shown_once_by_however_many_threads_look(view, capsys):
 
 
 def test_closing_twice_and_at_once(view, capsys):
-    view.start_job(1, "score a/b", ["out.json"])
+    view.start_job(1, "score abc", ["out.json"])
     progress.tell(line="scored")
     closing = [threading.Thread(target=close_views) for _ in range(4)]
     for thread in closing:
