@@ -290,6 +290,10 @@ def test_a_name_behind_configfile_is_taken_for_a_file_as_snakemake_does(capsys):
         main(["show", "dataset", "--configfile", "my.yaml", "d"])
     told = capsys.readouterr().err
     assert "required: NAME (--configfile takes all names behind it: write other arguments" in told
+    Path("my.yaml").touch()
+    assert main(["ask", "--configfile", "my.yaml", "lift of a wing"]) == 1
+    told = capsys.readouterr().err
+    assert "--configfile takes all names behind it, and lift of a wing is no file" in told
 
 
 def test_strict_in_doctor_data(configured, capsys):

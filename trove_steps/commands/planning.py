@@ -45,7 +45,14 @@ def configuration(options: argparse.Namespace) -> dict:
 
     As with snakemake, the configuration's own path is relative to where the command was started.
     """
-    files = [path.absolute() for path in options.configfile or ()]
+    given = options.configfile or []
+    for path in given[1:]:
+        if not path.exists():
+            raise TroveStepsError(
+                f"--configfile takes all names behind it, and {path} is no file: write other arguments "
+                "before it"
+            )
+    files = [path.absolute() for path in given]
     if options.directory:
         try:
             os.chdir(options.directory)
