@@ -34,6 +34,8 @@ class CrossEncoder:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
         from transformers.utils import logging
 
+        from trove_steps.transformers_encoder import NO_VOCABULARY, knows_words
+
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
@@ -47,6 +49,8 @@ class CrossEncoder:
             raise TroveStepsError(
                 f"mining.cross_encoder: {folder} can't be loaded as a classifier: {reason}"
             ) from None
+        if not knows_words(self.tokenizer):
+            raise TroveStepsError(f"mining.cross_encoder: {NO_VOCABULARY.format(folder)}")
         missing = sorted(name for name in loading["missing_keys"] if "position_ids" not in name)
         if missing or model.config.num_labels != 1:
             why = f"its files lack {missing[0]}" if missing else "it has several outputs"

@@ -30,6 +30,12 @@ from trove_steps.model_settings import (
 UNUSED_WEIGHTS = ("pooler.", "position_ids", "lm_head.", "classifier.", "cls.predictions")
 
 
+SMALL_VOCABULARY = 1000  # tokens; a larger one can't be all special
+NO_VOCABULARY = (
+    "{} has no vocabulary of a tokenizer (tokenizer.json, vocab.txt, …): all texts would look alike; is the "
+    "download complete, was the tokenizer saved beside the model?"
+)
+
 # Architectures that work without their own pooling layer.
 IDLE_POOLER = {"bert", "roberta", "xlm-roberta", "camembert", "mpnet"}
 
@@ -167,9 +173,21 @@ def _load_tokenizer(folder: Path, settings: ModelSettings):
     has_own = any((own / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
     source = own if has_own or base is None else transformer_folder(base)
     with _told(f"the tokenizer in {source} can't be loaded"):
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             source, local_files_only=True, trust_remote_code=settings.trust_remote_code
         )
+    if not knows_words(tokenizer):
+        raise TroveStepsError(NO_VOCABULARY.format(source))
+    return tokenizer
+
+
+def knows_words(tokenizer) -> bool:
+    """Tell whether a tokenizer has a vocabulary: of a folder without its files transformers makes one
+    whose tokens are all special (or, for T5, all but one), to which all texts look alike."""
+    if len(tokenizer) > SMALL_VOCABULARY:
+        return True
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    return len(tokenizer.get_vocab().keys() - special) > 1
 
 
 def _load_model(folder: Path, settings: ModelSettings, device: str):

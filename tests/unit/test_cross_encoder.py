@@ -36,6 +36,14 @@ def folder(tmp_path_factory, tiny_model):
     return make_cross_encoder(tmp_path_factory.mktemp("models") / "cross", tiny_model)
 
 
+def test_a_folder_without_a_vocabulary_is_refused(tmp_path, tiny_model):
+    folder = make_cross_encoder(tmp_path / "cross", tiny_model)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(TroveStepsError, match="has no vocabulary of a tokenizer"):
+        CrossEncoder(folder, 32)
+
+
 def pairs_of_texts(count, seed=0):
     chance = np.random.default_rng(seed)
 

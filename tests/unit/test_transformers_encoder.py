@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.models import HARD_TEXTS, MAX_LEN, copy_of, encoder_of, mixed_texts, settings_of
+from tests.models import HARD_TEXTS, KINDS, MAX_LEN, copy_of, encoder_of, mixed_texts, settings_of
 from trove_steps.encoder import Encoder
 from trove_steps.errors import TroveStepsError
 from trove_steps.model_settings import model_files
@@ -30,6 +30,16 @@ def with_code(model: Path, folder: Path) -> Path:
         "        return (super().forward(*args, **kwargs)[0] * FACTOR,)\n"
     )
     return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_without_a_vocabulary_is_refused(folders, tmp_path, kind):
+    """transformers makes a tokenizer that knows no word: every text would be the same unknown tokens."""
+    copy_of(folders(kind), tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (tmp_path / name).unlink(missing_ok=True)
+    with pytest.raises(TroveStepsError, match="tokenizer"):
+        Encoder(tmp_path, settings_of(), MAX_LEN)
 
 
 def test_code_in_the_folder_needs_the_switch(folders, tmp_path):
