@@ -6,6 +6,7 @@ found to a pipe; here the portions are put in order again. Whatever is unusual i
 leaves alone: then the file is read in the plain way, which finds the words for it.
 """
 
+import fcntl
 import json
 import os
 import subprocess
@@ -26,7 +27,8 @@ from trove_steps.formats import formatter
 from trove_steps.keys import TEXT_KEY_BYTES, text_keys
 from trove_steps.own_code import is_name
 
-PORTION_BYTES = 8 << 20
+PORTION_BYTES = 4 << 20
+PIPE_BYTES = 1 << 20  # some portions' ids and keys: a process goes on while another's turn is
 MOST_PROCESSES = 8  # the file's own digest takes as long as the work of eight
 
 
@@ -115,6 +117,8 @@ def _reading(given: str, number: int, processes: int):
         )
     except OSError:  # this machine has no room for another process
         raise _Unusual from None
+    with suppress(OSError):  # more than the system lets this user have
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     try:
         with suppress(BrokenPipeError), process.stdin:
             process.stdin.write(given.encode())

@@ -78,6 +78,16 @@ def test_fields_and_integer_ids(tmp_path, only_portions):
     assert same(found, expected([(str(n), *row[1:]) for n, row in enumerate(ROWS)]))
 
 
+def test_other_keys_in_some_records_only(tmp_path, only_portions):
+    others = [{}, {"metadata": {"Über": [1e300, None]}}, {"url": "é", 'quoted "name"': 2**70}]
+    lines = [
+        json.dumps({"_id": i, "title": t, "text": x, **others[n % 3]}, ensure_ascii=False)
+        for n, (i, t, x) in enumerate(ROWS)
+    ]
+    found = collected(write(tmp_path, "\n".join(lines).encode()))
+    assert same(found, expected(ROWS))
+
+
 def test_a_record_that_is_longer_than_portions(tmp_path, only_portions):
     rows = [*ROWS[:500], ("long", "", "x" * 200_000), *ROWS[500:]]
     assert same(collected(write(tmp_path, json_lines(rows))), expected(rows))
@@ -102,6 +112,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path, two_processe
         (b'{"_id": "x"}', r"shown:2991: the field 'text' is missing"),
         (b'{"_id": "x y", "text": ""}', r"shown:2991: the id 'x y' holds a space"),
         (b'{"_id": "x", "text": "\xff"}', r"shown:2991: byte 0xff at position 23"),
+        (b'{"_id": "x", "text": "", "other": "\xff"}', r"shown:2991: byte 0xff at position 36"),
+        (b'{"_id": "x", "text": "", "\xff": 1}', r"shown:2991: byte 0xff at position 27"),
         (b"{", r"shown:2991: not valid JSON"),
         (b"[]", r"shown:2991: \[\] is not a JSON object"),
     ],

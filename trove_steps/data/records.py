@@ -4,10 +4,11 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
+from functools import lru_cache
 from itertools import count, islice
 from pathlib import Path
 from types import NoneType
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import orjson
@@ -26,6 +27,7 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.own_code import called, load_function
 
 BATCH_ROWS = 4096
+MOST_NAMES = 64  # keys of JSON objects that a decoder is made for
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,7 @@ def read_portion(path: Path | str, start: int, end: int, reader: Reader) -> Iter
     """
     with Source(path) as source:
         first = _parsed(source, source.head.partition(b"\n")[0], 1)
-    fields = _choose_fields(list(first), str(path), reader)
-    return _from_json_lines(Portion(path, start, end), BATCH_ROWS, reader, fields)
+    return _from_json_lines(Portion(path, start, end), BATCH_ROWS, reader, list(first))
 
 
 def records_of_lines(lines: list[bytes], name: str, reader: Reader) -> Batch:
@@ -165,7 +166,7 @@ class _InMemory:
     line: int = 0
     ended_in_mid_line: bool = False
 
-    def lines(self) -> Iterator[tuple[int, list[bytes]]]:
+    def whole_lines(self) -> Iterator[tuple[int, list[bytes]]]:
         yield 1, self.content
 
 
@@ -235,48 +236,61 @@ def _from_json_lines(
     source: "Source | Portion | _InMemory",
     batch_rows: int,
     reader: Reader,
-    fields: "Fields | None" = None,
+    names: Sequence[str] = (),
 ) -> Iterator[Batch]:
-    decode = _decoder(fields) if fields else None
-    for first, block in source.lines():
+    """Yield the records of lines of JSON; `names` are the keys of the first one, if it is known."""
+    fields = _choose_fields(names, source.name, reader) if names else None
+    others = frozenset(names)
+    for first, block in source.whole_lines():
         for start in range(0, len(block), batch_rows):
             lines = block[start : start + batch_rows]
-            records, batch = None, decode and _decoded(lines, first + start, decode)
-            if not batch:  # the first ones, or something unusual: read as any JSON
-                records, numbers = parse_lines(source, lines, first + start)
-                if not records:
-                    continue
-                check_objects(source, records, numbers)
-                if fields is None:
-                    fields = _choose_fields(list(records[0]), f"{source.name}:{numbers[0]}", reader)
-                    decode = _decoder(fields)
-                values = [[record.get(name) for record in records] for name in astuple(fields)]
-                batch = Batch(*values, numbers)
-            yield _checked(source, fields, batch, records)
+            if fields and (batch := _decoded(lines, first + start, _decoder(fields, others))):
+                yield _with_good_ids(source, batch)
+                continue
+            # The first ones, or something unusual: read as any JSON.
+            records, numbers = parse_lines(source, lines, first + start)
+            if not records:
+                continue
+            check_objects(source, records, numbers)
+            if fields is None:
+                fields = _choose_fields(list(records[0]), f"{source.name}:{numbers[0]}", reader)
+            if len(others) < MOST_NAMES:
+                others = others.union(*records)
+            values = [[record.get(name) for record in records] for name in astuple(fields)]
+            yield _checked(source, fields, Batch(*values, numbers), records)
 
 
-def _decoder(fields: Fields) -> Callable | None:
+@lru_cache(MOST_NAMES)
+def _decoder(fields: Fields, names: frozenset[str]) -> Callable | None:
     """Return a function from a line of JSON to an object with id, title and text.
 
-    It takes half the time of a parser that makes a dict of all fields, and raises an error for
-    anything that is not such a record. None if a field has two meanings.
+    It takes half the time of a parser that makes a dict, and raises an error for anything that is not
+    such a record or has a key beyond `names`: a value that it passed over, it would not look at. None if a
+    field has two meanings or a name is none that a decoder can have.
     """
-    names = asdict(fields)
-    if len(set(names.values())) < len(names):
+    meanings = asdict(fields)
+    if len(set(meanings.values())) < len(meanings):
         return None
     small = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     types = [("id", str | small), ("text", str), ("title", str | None, None)]
-    record = msgspec.defstruct("Record", types, rename=names, gc=False)
+    for number, name in enumerate(sorted(names.difference(meanings.values()))):
+        types.append((f"other{number}", Any, None))
+        meanings[f"other{number}"] = name
+    try:
+        record = msgspec.defstruct(
+            "Record", types, rename=meanings, gc=False, forbid_unknown_fields=True
+        )
+    except ValueError:  # a quote or a backslash in a name
+        return None
     return msgspec.json.Decoder(record).decode
 
 
-def _decoded(lines: list[bytes], first: int, decode: Callable) -> Batch | None:
+def _decoded(lines: list[bytes], first: int, decode: Callable | None) -> Batch | None:
     """Return the records of these lines, None if any of them is not what `decode` takes."""
+    if not decode:
+        return None
     try:
         records = list(map(decode, lines))
-        for line in lines:
-            if not line.isascii():
-                line.decode()  # names and fields that are passed over are not looked at
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return Batch(
@@ -298,6 +312,7 @@ def parse_lines(source: Source, lines: list[bytes], first: int) -> tuple[list, S
 
 def _parsed(source: Source, line: bytes, number: int):
     """Parse one line of JSON; what is wrong with it is said with its place."""
+    line = line.rstrip(b"\n")
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -442,16 +457,22 @@ def _checked(
     source: Source, fields: Fields, batch: Batch, records: list[dict] | None = None
 ) -> Batch:
     """Return the batch with its ids as strings; raise at the first record that is no good."""
-    ids = batch.ids
-    if (kinds := set(map(type, ids))) != {str}:
-        if not kinds <= {str, int}:
-            _reject(source, batch, fields.id, ids, (str, int), "a string or an integer", records)
-        ids = list(map(str, ids))
+    if not set(map(type, batch.ids)) <= {str, int}:
+        kinds = (str, int)
+        _reject(source, batch, fields.id, batch.ids, kinds, "a string or an integer", records)
     if set(map(type, batch.texts)) != {str}:
         _reject(source, batch, fields.text, batch.texts, (str,), "a string", records)
     if not set(map(type, batch.titles)) <= {str, NoneType}:
         kinds = (str, NoneType)
         _reject(source, batch, fields.title, batch.titles, kinds, "a string or null", records)
+    return _with_good_ids(source, batch)
+
+
+def _with_good_ids(source: Source, batch: Batch) -> Batch:
+    """Return the batch with its ids, strings or integers, as strings; raise at the first bad one."""
+    ids = batch.ids
+    if set(map(type, ids)) != {str}:
+        ids = list(map(str, ids))
     if (index := bad_id(ids)) is not None:
         where = f"{source.name}:{batch.lines[index]}"
         raise TroveStepsError(f"{where}: {bad_id_message(ids[index])}")

@@ -23,16 +23,17 @@ def format_text(template: str, title: str | None, text: str) -> str:
 def format_texts(template: str, titles: Sequence[str | None], texts: Sequence[str]) -> list[str]:
     """Return `format_text` of each title (None where missing) and text, [n]."""
     with_title, without_title = _compiled(template)
-    texts = list(map(str.strip, texts))
     if template == QUERY:
-        return texts
-    titles = [title and title.strip() for title in titles]
+        return [text.strip() for text in texts]
     pairs = zip(titles, texts, strict=True)
     if template == PASSAGE:  # what nearly all models take
-        return [f"{title} {text}" if title and text else title or text for title, text in pairs]
+        return [
+            (f"{title.strip()} {text.strip()}" if title else text).strip() for title, text in pairs
+        ]
+    stripped = [(title and title.strip(), text.strip()) for title, text in pairs]
     return [
         ((with_title if title else without_title) % {"title": title, "text": text}).strip()
-        for title, text in pairs
+        for title, text in stripped
     ]
 
 
