@@ -136,6 +136,27 @@ def test_ctrl_c_ends_a_step_without_a_traceback_and_after_its_cleaning_up():
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "clean\n", "")
 
 
+def test_a_step_ends_without_taking_its_libraries_apart_and_all_it_said_is_out():
+    program = (
+        "import atexit, sys\n"
+        "from trove_steps.arguments import run_step\n"
+        "def main():\n"
+        "    print('said')\n"
+        "    print('logged', end='', file=sys.stderr)\n"
+        "atexit.register(print, 'taken apart')\n"
+        "run_step(main)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "said\n", "logged")
+
+
 def test_shown_path_is_the_one_that_a_person_knows(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "work").mkdir()
