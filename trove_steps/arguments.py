@@ -1,6 +1,7 @@
 """Command lines of the steps: options are those of the configuration, with the same descriptions."""
 
 import argparse
+import atexit
 import gc
 import os
 import signal
@@ -118,6 +119,7 @@ def run_step(main: Callable[[], None]) -> None:
         os._exit(1)
     except KeyboardInterrupt:  # a step without a launcher; temporary files are gone by now
         sys.exit(128 + signal.SIGINT)
+    atexit._run_exitfuncs()
     # Nothing is left to do but to take apart what torch and transformers loaded: up to a second.
     sys.stdout.flush()
     sys.stderr.flush()

@@ -143,7 +143,11 @@ def test_a_step_ends_without_taking_its_libraries_apart_and_all_it_said_is_out()
         "def main():\n"
         "    print('said')\n"
         "    print('logged', end='', file=sys.stderr)\n"
-        "atexit.register(print, 'taken apart')\n"
+        "class Library:\n"
+        "    def __del__(self):\n"
+        "        print('taken apart')\n"
+        "library = Library()\n"
+        "atexit.register(print, 'good-bye')\n"
         "run_step(main)\n"
     )
     ended = subprocess.run(
@@ -154,7 +158,7 @@ def test_a_step_ends_without_taking_its_libraries_apart_and_all_it_said_is_out()
         timeout=60,
         env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "said\n", "logged")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "said\ngood-bye\n", "logged")
 
 
 def test_shown_path_is_the_one_that_a_person_knows(tmp_path, monkeypatch):
