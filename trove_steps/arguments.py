@@ -1,7 +1,6 @@
 """Command lines of the steps: options are those of the configuration, with the same descriptions."""
 
 import argparse
-import atexit
 import gc
 import os
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 from trove_steps.config import VARIANTS, load_schema
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import repairing
-from trove_steps.torchrun import end_with_launcher
+from trove_steps.torchrun import end_with_launcher, leave
 
 OTHER_ROLE = {"corpus": "query_", "queries": "passage_"}
 # After as many, Python looks for garbage in cycles. With its own 700, loading transformers takes 10% longer.
@@ -104,10 +103,7 @@ def step_parser(module: str, description: str) -> argparse.ArgumentParser:
 
 
 def run_step(main: Callable[[], None]) -> None:
-    """Run a step's main function and end the process: with the launcher, on a mistake with one message.
-
-    What is open when `main` returns is not closed.
-    """
+    """Run a step's main function and end the process: with the launcher, on a mistake with one message."""
     end_with_launcher()
     gc.set_threshold(NEW_OBJECTS)
     try:
@@ -119,11 +115,7 @@ def run_step(main: Callable[[], None]) -> None:
         os._exit(1)
     except KeyboardInterrupt:  # a step without a launcher; temporary files are gone by now
         sys.exit(128 + signal.SIGINT)
-    atexit._run_exitfuncs()
-    # Nothing is left to do but to take apart what torch and transformers loaded: up to a second.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    leave(0)
 
 
 def shown_path(path: Path | str) -> str:
