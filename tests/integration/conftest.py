@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import PROJECT, make_dataset
+from tests.conftest import PROJECT, make_dataset, make_model
 from tests.integration.browser import Browser, need
+from tests.integration.disk import Disk
+
+pytest.register_assert_rewrite("tests.integration.runs")
 
 BIN = Path(sys.executable).parent
 COMPUTING = (
@@ -83,6 +86,19 @@ def browser():
     found = Browser()
     yield found
     found.driver.quit()
+
+
+@pytest.fixture(scope="session")
+def slow_model(tmp_path_factory) -> Path:
+    """Wide enough that a portion of `runs.long_workflow`'s corpus takes a noticeable part of a second."""
+    return make_model(tmp_path_factory.mktemp("models") / "slow", width=128)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    disk = Disk(tmp_path / "workflow" / "cache", megabytes=2.2)
+    yield disk
+    disk.unmount()
 
 
 @pytest.fixture

@@ -153,6 +153,49 @@ def test_ctrl_c_while_the_command_is_still_being_imported():
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "\n")
 
 
+def test_a_step_ends_without_taking_its_libraries_apart_and_all_it_said_is_out():
+    program = (
+        "import atexit, sys\n"
+        "from trove_steps.arguments import run_step\n"
+        "def main():\n"
+        "    print('said')\n"
+        "    print('logged', end='', file=sys.stderr)\n"
+        "class Library:\n"
+        "    def __del__(self):\n"
+        "        print('taken apart')\n"
+        "library = Library()\n"
+        "atexit.register(print, 'good-bye')\n"
+        "run_step(main)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "said\ngood-bye\n", "logged")
+
+
+def test_a_step_loads_pandas_only_for_its_objects():
+    program = (
+        "import sys\n"
+        "import pyarrow as pa\n"
+        "from trove_steps.arguments import run_step\n"
+        "def main():\n"
+        "    table = pa.table({'n': pa.array([1.5, None])})\n"
+        "    print('pandas' in sys.modules)\n"
+        "    series = table.to_pandas()['n']\n"
+        "    print(pa.array(series).null_count)\n"
+        "run_step(main)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ended.stdout.split() == ["False", "1"]
+
+
 def test_shown_path_is_the_one_that_a_person_knows(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "work").mkdir()

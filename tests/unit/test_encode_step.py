@@ -20,11 +20,17 @@ from trove_steps.progress import FOLDER
 from trove_steps.reporting.cost import encoding
 
 WITHOUT_TORCH = """
-import runpy, sys
+import atexit, os, runpy, sys
+
+def check():
+    loaded = {{"torch", "transformers"}} & set(sys.modules)
+    if loaded:
+        print("loaded:", *loaded, file=sys.stderr, flush=True)
+        os._exit(1)
+
+atexit.register(check)
 sys.argv[1:] = {arguments!r}
 runpy.run_module("trove_steps.encode_corpus", run_name="__main__")
-loaded = {{"torch", "transformers"}} & set(sys.modules)
-assert not loaded, loaded
 """
 FORMATS = 'def passage(text, title, dataset):\n    return f"{dataset} {title} {text}".lower()\n'
 
