@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trove_steps.config import VARIANTS, load_schema
-from trove_steps.data.arrays import spare_pandas
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import repairing
 from trove_steps.torchrun import end_with_launcher, leave
@@ -107,7 +106,6 @@ def run_step(main: Callable[[], None]) -> None:
     """Run a step's main function and end the process: with the launcher, on a mistake with one message."""
     end_with_launcher()
     gc.set_threshold(NEW_OBJECTS)
-    spare_pandas()
     try:
         with repairing():
             main()

@@ -178,24 +178,6 @@ def test_a_step_ends_without_taking_its_libraries_apart_and_all_it_said_is_out()
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "said\ngood-bye\n", "logged")
 
 
-def test_a_step_loads_pandas_only_for_its_objects():
-    program = (
-        "import sys\n"
-        "import pyarrow as pa\n"
-        "from trove_steps.arguments import run_step\n"
-        "def main():\n"
-        "    table = pa.table({'n': pa.array([1.5, None])})\n"
-        "    print('pandas' in sys.modules)\n"
-        "    series = table.to_pandas()['n']\n"
-        "    print(pa.array(series).null_count)\n"
-        "run_step(main)\n"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert ended.stdout.split() == ["False", "1"]
-
-
 def test_shown_path_is_the_one_that_a_person_knows(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "work").mkdir()

@@ -3,37 +3,11 @@ with, which would cost a planner more time than all it does."""
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
-
-
-class _Hidden:
-    """Finds no pandas."""
-
-    @staticmethod
-    def find_spec(name: str, _path=None, _target=None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError(name)
-
-
-def spare_pandas() -> None:
-    """Have pyarrow not import pandas before its first conversion, half a second of every step.
-
-    It asks once whether pandas is there, only to tell pandas' objects from others; so it asks while pandas
-    is hidden. `to_pandas` and `from_pandas` import it all the same, and from then on it is known.
-    """
-    if "pyarrow" in sys.modules and "pandas" not in sys.modules:
-        import pyarrow as pa
-
-        sys.meta_path.insert(0, _Hidden)
-        try:
-            pa.array([])
-        finally:
-            sys.meta_path.remove(_Hidden)
 
 
 def from_numpy(values: np.ndarray) -> pa.Array:
