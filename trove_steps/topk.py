@@ -285,7 +285,14 @@ def score_pairs(queries, documents, query_of, document_of) -> np.ndarray:
     """float64[p]: `rescore` of queries[query_of] and documents[document_of]."""
     out = np.empty(len(query_of))
     if (kernels := topk_candidates.kernels()) is not None:
-        kernels.rescore_pairs(queries, documents, query_of, document_of, out)
+        import torch
+
+        def score(some):
+            kernels.rescore_pairs(queries, documents, query_of[some], document_of[some], out[some])
+
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(score, slices(len(out), max(4096, -(-len(out) // threads)))))
         return out
     for some in slices(len(out), 4096):
         out[some] = rescore(queries[query_of[some]], documents[document_of[some]])
