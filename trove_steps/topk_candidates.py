@@ -351,7 +351,7 @@ class Block:
     def __init__(self, documents, first: int, stop: int, device: str, chosen: str, queries):
         self.first = first
         rows = documents.order[first:stop]
-        self.vectors = _writable(np.ascontiguousarray(documents.take(rows), dtype=np.float32))
+        self.vectors = writable(np.ascontiguousarray(documents.take(rows), dtype=np.float32))
         self.factor = Factor(_on_device(self.vectors, device), chosen)
         norms = self.factor.norms
         if not np.isfinite(norms).all():  # infinite also where finite values are huge
@@ -361,7 +361,7 @@ class Block:
         self.queries = CodedQueries(queries, self.codes) if coded else None
 
 
-def _writable(array: np.ndarray) -> np.ndarray:
+def writable(array: np.ndarray) -> np.ndarray:
     """The same memory as an array that may be written, for torch and numba; nobody does."""
     if array.flags.writeable:
         return array
@@ -423,9 +423,9 @@ class Sweep:
     """
 
     def __init__(self, vectors, documents, reach: int, block_rows: int, device: str, chosen: str):
-        self.vectors, self.documents = vectors, documents
+        self.vectors, self.documents = writable(vectors), documents
         self.reach, self.block_rows, self.device = reach, block_rows, device
-        self.factor = Factor(_on_device(vectors, device), chosen)
+        self.factor = Factor(_on_device(self.vectors, device), chosen)
         if chosen == "int8" and (
             len(vectors) < QUERIES_THAT_PAY or self.factor.norms.max() > LARGEST_CODED_NORM
         ):

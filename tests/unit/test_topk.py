@@ -437,6 +437,18 @@ def test_each_lane_multiplies_with_its_own_thread_alone(chosen):
     assert int(ended.stdout) == 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_read_only_vectors_are_taken_as_they_are(way):
+    """A memory map gives such: torch would warn of them, numba compile everything once more."""
+    queries, documents = (Table(normal(seed, 300, 16)) for seed in (1, 2))
+    expected = digest(run(queries, documents, 5))
+    for table in (queries, documents):
+        table.take = lambda rows, take=table.take: np.frombuffer(
+            take(rows).tobytes(), np.float32
+        ).reshape(-1, 16)
+    assert digest(run(queries, documents, 5, **way)) == expected
+
+
 def test_codes_save_exact_scores(monkeypatch):
     """Where scores are spread, codes are used and leave few documents to be scored."""
     if "numba int8" not in WAYS:
