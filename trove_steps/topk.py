@@ -241,7 +241,7 @@ def _score_candidates(vectors: np.ndarray, places: np.ndarray, documents: Vector
     is_new = np.diff(in_order, prepend=-1) > 0
     distinct, ordinal = in_order[is_new], np.cumsum(is_new) - 1
     for some in slices(len(distinct), default_block_rows(documents.dim)):
-        read = documents.take(documents.order[distinct[some]])
+        read = topk_candidates.writable(documents.take(documents.order[distinct[some]]))
         low, high = np.searchsorted(ordinal, [some.start, some.stop])
         query_of = pairs[low:high] // places.shape[1]
         scores[pairs[low:high]] = score_pairs(
@@ -275,7 +275,8 @@ def _search_in_full(vectors: np.ndarray, sweep: Sweep) -> tuple[np.ndarray, np.n
                 first = number * sweep.block_rows
                 for tile in slices(min(sweep.block_rows, len(documents) - first), TILE_DOCUMENTS):
                     docs = documents.order[first + tile.start : first + tile.stop]
-                    repeated = [docs] * len(some), [documents.take(docs)] * len(some)
+                    read = topk_candidates.writable(documents.take(docs))
+                    repeated = [docs] * len(some), [read] * len(some)
                     best = list(pool.map(improve, best, some, *repeated))
             found += best
     return np.concatenate([s for s, _ in found]), np.concatenate([d for _, d in found])
@@ -285,7 +286,14 @@ def score_pairs(queries, documents, query_of, document_of) -> np.ndarray:
     """float64[p]: `rescore` of queries[query_of] and documents[document_of]."""
     out = np.empty(len(query_of))
     if (kernels := topk_candidates.kernels()) is not None:
-        kernels.rescore_pairs(queries, documents, query_of, document_of, out)
+        import torch
+
+        def score(some):
+            kernels.rescore_pairs(queries, documents, query_of[some], document_of[some], out[some])
+
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(score, slices(len(out), max(4096, -(-len(out) // threads)))))
         return out
     for some in slices(len(out), 4096):
         out[some] = rescore(queries[query_of[some]], documents[document_of[some]])

@@ -8,19 +8,28 @@ docs/search.md derives the bounds. `trove_steps.topk` scores and orders the cand
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock, local
 
 import numpy as np
 
 from trove_steps.errors import TroveStepsError
 
-TILE_QUERIES, TILE_DOCUMENTS = 512, 4096  # one product on a CPU: its scores stay in cache (8 MiB)
-GPU_TILE_QUERIES, GPU_TILE_DOCUMENTS = 2048, 32_768  # and on a GPU (256 MiB)
+TILE_DOCUMENTS = 4096  # of one task of a thread; they share one bound of their errors
+PRODUCT = (
+    1024,
+    2048,
+)  # queries and documents of one product on a CPU: its scores stay in cache (8 MiB)
+CODE_PRODUCT = (
+    512,
+    512,
+)  # the same of codes, whose product slows down where it leaves the inner cache
+GPU_PRODUCT = 2048, 32_768  # and on a GPU (256 MiB)
 PAIR_BUDGET = 4_000_000  # candidates that a rank holds at once: 12 bytes each
-HITS_THAT_PAY = 0.1  # a product of two vectors costs as much as about 5 inside a product of tiles
+HITS_THAT_PAY = 0.02  # a product of two vectors costs as much as about 50 inside a product of tiles
 QUERIES_THAT_PAY = 64  # making the codes of a document costs as much as about 50 float32 products
 LARGEST_CODED_NORM = 1e15  # beyond it float32 arithmetic on codes could overflow
 
@@ -77,18 +86,25 @@ class Candidates:
         self.high = np.empty((queries, capacity), np.float32)
         self.place = np.empty((queries, capacity), place_dtype)
         self.fill = np.zeros(queries, np.int64)
+        self.full = np.full(queries, min(capacity, reach + max(reach // 2, 32)))
         self.floor = np.full(queries, -np.inf, np.float32)
         self.lost = np.zeros(queries, np.bool_)
 
     def offer(self, scores, first: int, error: np.ndarray, rows: slice) -> None:
-        """Take in a tile: float32 scores [m, c] of queries `rows` and places first, first + 1, ….
+        """Take in a tile: scores [m, c] of queries `rows` and places first, first + 1, ….
 
-        error: float32[m], at least |score - exact score|; infinite where nothing can be said.
+        scores: float32 or bfloat16. error: float32[m], at least |score - exact score|; infinite where
+        nothing can be said.
         """
-        kernels().offer(
+        import torch
+
+        kernel = kernels().offer
+        if scores.dtype == torch.bfloat16:  # numpy has no such numbers
+            kernel, scores = kernels().offer_halves, scores.view(torch.int16)
+        kernel(
             scores.numpy(), first, error, self.reach, self.limit,
             self.low[rows], self.high[rows], self.place[rows],
-            self.fill[rows], self.floor[rows], self.lost[rows],
+            self.fill[rows], self.full[rows], self.floor[rows], self.lost[rows],
         )  # fmt: skip
 
     def offer_codes(
@@ -99,7 +115,7 @@ class Candidates:
         return kernels().offer_codes(
             products.numpy(), unit, shift, error, queries, documents, float_error, first, budget,
             self.reach, self.limit, self.low[rows], self.high[rows], self.place[rows],
-            self.fill[rows], self.floor[rows], self.lost[rows],
+            self.fill[rows], self.full[rows], self.floor[rows], self.lost[rows],
         )  # fmt: skip
 
     def settle(self, rows: slice) -> None:
@@ -330,18 +346,33 @@ def _norm(vector: np.ndarray) -> float:
 
 
 class Block:
-    """Document vectors at places first, first + 1, … of the storage order."""
+    """Document vectors at places first, first + 1, … of the storage order, and the queries' codes."""
 
-    def __init__(self, documents, first: int, stop: int, device: str, chosen: str):
+    def __init__(self, documents, first: int, stop: int, device: str, chosen: str, queries):
         self.first = first
         rows = documents.order[first:stop]
-        self.vectors = np.ascontiguousarray(documents.take(rows), dtype=np.float32)
+        self.vectors = writable(np.ascontiguousarray(documents.take(rows), dtype=np.float32))
         self.factor = Factor(_on_device(self.vectors, device), chosen)
         norms = self.factor.norms
         if not np.isfinite(norms).all():  # infinite also where finite values are huge
             require_finite(self.vectors, rows, documents.ids, "document")
         coded = chosen == "int8" and norms.max() < LARGEST_CODED_NORM
         self.codes = Codes(self.vectors, norms) if coded else None
+        self.queries = CodedQueries(queries, self.codes) if coded else None
+
+
+def writable(array: np.ndarray) -> np.ndarray:
+    """The same memory as an array that may be written, for torch and numba; nobody does."""
+    if array.flags.writeable:
+        return array
+    return np.asarray(_Alias(array))
+
+
+class _Alias:
+    def __init__(self, array: np.ndarray):
+        self.array = array  # the memory lives as long as this
+        place, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (place, False)}
 
 
 def _on_device(vectors: np.ndarray, device: str):
@@ -359,21 +390,29 @@ def _on_device(vectors: np.ndarray, device: str):
 
 
 @dataclass
-class Lane:
-    """The share of one thread: some queries, and every `stripes`-th tile of documents."""
+class Part:
+    """Queries that meet documents in one product; only one thread at a time changes a share of them."""
 
     rows: slice
-    stripe: int
-    stripes: int
-    candidates: Candidates
-    # Tiles to go before codes are tried again, and how often in a row they did not pay.
+    shares: list[tuple[slice, Lock]]
+    # Tiles of documents to go before codes are tried again, and how often in a row they did not pay.
     pause: int = 0
     failures: int = 0
 
-    def pause_documents(self) -> int:
-        """Over how many documents the pause lasts, at least."""
-        parts = -(-(self.rows.stop - self.rows.start) // TILE_QUERIES)
-        return self.pause // parts * self.stripes * TILE_DOCUMENTS
+    def in_turn(self) -> Iterator[slice]:
+        """The shares, each while no other thread is at it; those that are free come first."""
+        taken = []
+        for rows, lock in self.shares:
+            if not lock.acquire(blocking=False):
+                taken.append((rows, lock))
+                continue
+            try:
+                yield rows
+            finally:
+                lock.release()
+        for rows, lock in taken:
+            with lock:
+                yield rows
 
 
 class Sweep:
@@ -384,9 +423,9 @@ class Sweep:
     """
 
     def __init__(self, vectors, documents, reach: int, block_rows: int, device: str, chosen: str):
-        self.vectors, self.documents = vectors, documents
+        self.vectors, self.documents = writable(vectors), documents
         self.reach, self.block_rows, self.device = reach, block_rows, device
-        self.factor = Factor(_on_device(vectors, device), chosen)
+        self.factor = Factor(_on_device(self.vectors, device), chosen)
         if chosen == "int8" and (
             len(vectors) < QUERIES_THAT_PAY or self.factor.norms.max() > LARGEST_CODED_NORM
         ):
@@ -394,39 +433,42 @@ class Sweep:
         self.chosen = chosen
         self.bound = Bound(self.factor, vectors.shape[1], chosen)
         self.blocks: list[int] = []
-        self.sheets: list[Candidates] = []
-        self.lanes: list[Lane] = []
+        self.candidates: Candidates | None = None
+        self.parts: list[Part] = []
+        self._own = local()  # to each thread
 
     def run(self, numbers: Iterator[int]) -> Iterator[int]:
-        """Search the blocks `numbers`, reading ahead; yields how many documents are begun."""
-        import torch
+        """Search the blocks `numbers`; yields how many documents are begun.
 
-        with (
-            one_thread_each() as threads,
-            ThreadPoolExecutor(1) as reader,
-            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-        ):
-            self._share_out(threads if self.device == "cpu" else 1)
-            pending = None
+        While the threads are at a block, the next one is read: two are held.
+        """
+        with one_thread_each() as threads, self._pool(threads) as pool:
+            self._share_out(threads)
+            before = []
             for number in numbers:
-                following = reader.submit(self._read, number)
                 self.blocks.append(number)
                 yield number * self.block_rows
-                if pending is not None:
-                    self._offer(pool, pending.result())
-                pending = following
-            if pending is not None:
-                self._offer(pool, pending.result())
-            list(pool.map(lambda lane: lane.candidates.settle(lane.rows), self.lanes))
+                block = self._read(number)
+                tasks = [
+                    pool.submit(self._offer, block, tile, turn)
+                    for turn, tile in enumerate(slices(len(block.vectors), self.tile_documents))
+                ]
+                for task in before:
+                    task.result()
+                before = tasks
+            for task in before:
+                task.result()
+            shares = [rows for part in self.parts for rows, _ in part.shares]
+            list(pool.map(self.candidates.settle, shares))
             yield len(self.documents)
 
     def places(self, part: slice) -> np.ndarray:
         """int64[m, w]: candidates of queries `part` as places in storage order, -1 fills up."""
-        return np.concatenate([sheet.places(part) for sheet in self.sheets], axis=1)
+        return self.candidates.places(part)
 
     def lost(self, part: slice = slice(None)) -> np.ndarray:
         """bool[m]: which of queries `part` must be searched again: their `places` do not count."""
-        return np.any([sheet.is_lost(part) for sheet in self.sheets], axis=0)
+        return self.candidates.is_lost(part)
 
     @cached_property
     def finer(self) -> Sweep:
@@ -437,105 +479,119 @@ class Sweep:
             pass
         return again
 
-    def _share_out(self, threads: int) -> None:
-        """Threads share the queries and, when these are few, the documents too.
+    def _pool(self, threads: int) -> ThreadPoolExecutor:
+        import torch
 
-        Each stripe of the documents has candidates of its own, so that memory limits the stripes.
-        """
-        count, room = len(self.vectors), capacity(self.reach, self.chosen)
-        groups = max(1, min(threads, count // 64))
-        stripes = max(1, min(threads // groups, PAIR_BUDGET // (count * room)))
-        groups = min(count, threads // stripes)
+        workers = threads if self.device == "cpu" else 1
+        return ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+
+    def _share_out(self, threads: int) -> None:
+        """Make room for the candidates, and shares of the queries: enough to keep threads apart."""
+        count, on_cpu = len(self.vectors), self.device == "cpu"
         dtype = np.int32 if len(self.documents) < 2**31 else np.int64
-        shape = count, self.reach, dtype, room
-        compiled = self.device == "cpu" and kernels() is not None
-        self.sheets = [
-            Candidates(*shape) if compiled else TorchCandidates(*shape, self.device)
-            for _ in range(stripes)
-        ]
-        self.lanes = [
-            Lane(rows, stripe, stripes, sheet)
-            for rows in slices(count, -(-count // groups))
-            for stripe, sheet in enumerate(self.sheets)
-        ]
+        shape = count, self.reach, dtype, capacity(self.reach, self.chosen)
+        compiled = on_cpu and kernels() is not None
+        self.candidates = Candidates(*shape) if compiled else TorchCandidates(*shape, self.device)
+        self.halves = compiled and self.chosen == "bfloat16"  # are offered as they are
+        self.product = PRODUCT if on_cpu else GPU_PRODUCT
+        self.tile_documents = TILE_DOCUMENTS if on_cpu else GPU_PRODUCT[1]
+        size = CODE_PRODUCT[0] if self.chosen == "int8" else self.product[0]
+        for rows in slices(count, size):
+            share = -(-(rows.stop - rows.start) // (2 * threads)) if on_cpu else size
+            shares = [
+                (slice(rows.start + some.start, rows.start + some.stop), Lock())
+                for some in slices(rows.stop - rows.start, share)
+            ]
+            self.parts.append(Part(rows, shares))
 
     def _read(self, number: int) -> Block:
         first = number * self.block_rows
         stop = min(first + self.block_rows, len(self.documents))
         chosen = self.chosen
         ahead = 2 * self.block_rows  # this block and the one before, which is being searched
-        if chosen == "int8" and all(lane.pause_documents() > ahead for lane in self.lanes):
-            chosen = "float32"  # no lane will want the codes
-        return Block(self.documents, first, stop, self.device, chosen)
+        if chosen == "int8" and all(part.pause * TILE_DOCUMENTS > ahead for part in self.parts):
+            chosen = "float32"  # no part will want the codes
+        return Block(self.documents, first, stop, self.device, chosen, self.vectors)
 
-    def _offer(self, pool: Executor, block: Block) -> None:
-        list(pool.map(lambda lane: self._offer_lane(lane, block), self.lanes))
-
-    def _offer_lane(self, lane: Lane, block: Block) -> None:
-        import torch
-
-        tile_queries, tile_documents = TILE_QUERIES, TILE_DOCUMENTS
-        if self.device != "cpu":
-            tile_queries, tile_documents = GPU_TILE_QUERIES, GPU_TILE_DOCUMENTS
-        scratch = torch.empty(tile_queries * tile_documents, device=self.device)
-        tiles = list(slices(len(block.vectors), tile_documents))[lane.stripe :: lane.stripes]
-        queries = None
-        if block.codes is not None and tiles:
-            queries = CodedQueries(self.vectors[lane.rows], block.codes)
-        for tile in tiles:
-            for part in slices(lane.rows.stop - lane.rows.start, tile_queries):
-                done = 0
-                if lane.pause:
-                    lane.pause -= 1
-                elif queries is not None:
-                    done = self._offer_codes(lane, block, tile, queries, part, scratch)
-                start = lane.rows.start + part.start + done
-                rows = slice(start, lane.rows.start + part.stop)
-                if start < rows.stop:
-                    self._offer_products(lane.candidates, block, tile, rows, scratch)
+    def _offer(self, block: Block, tile: slice, turn: int) -> None:
+        """A tile of documents meets all queries, the first `turn` parts of them last."""
+        factor = block.factor
+        queries = slice(0, len(self.vectors))
+        error = self.bound(queries, factor.norms[tile].max(), factor.residues[tile].max())
+        turn %= len(self.parts)
+        for part in self.parts[turn:] + self.parts[:turn]:
+            rest = [(part.rows, tile)]
+            if part.pause > 0:  # threads may race below it
+                part.pause -= 1
+            elif block.codes is not None:
+                rest = self._offer_codes(block, tile, part, error)
+            for rows, documents in rest:
+                self._offer_products(block, documents, part, rows, error)
 
     def _offer_products(
-        self, candidates: Candidates, block: Block, tile: slice, rows: slice, scratch
+        self, block: Block, tile: slice, part: Part, rows: slice, error: np.ndarray
     ) -> None:
-        """Float32 or bfloat16 products of queries `rows` and a tile of documents."""
-        scores = _shaped(scratch, rows.stop - rows.start, tile.stop - tile.start)
-        multiply(self.factor.tensor[rows], block.factor.tensor[tile].T, scores)
-        error = self.bound(rows, block.factor.norms[tile].max(), block.factor.residues[tile].max())
-        candidates.offer(scores, block.first + tile.start, error, rows)
+        """Float32 or bfloat16 products of queries `rows` of a part and a tile of documents."""
+        for some in slices(tile.stop - tile.start, self.product[1]):
+            some = slice(tile.start + some.start, tile.start + some.stop)
+            scores = self._room(rows.stop - rows.start, some.stop - some.start)
+            multiply(self.factor.tensor[rows], block.factor.tensor[some].T, scores)
+            for share in part.in_turn():
+                mine = slice(max(share.start, rows.start), min(share.stop, rows.stop))
+                if mine.start < mine.stop:
+                    offered = scores[mine.start - rows.start : mine.stop - rows.start]
+                    self.candidates.offer(offered, block.first + some.start, error[mine], mine)
 
     def _offer_codes(
-        self, lane: Lane, block: Block, tile: slice, queries: CodedQueries, part: slice, scratch
-    ) -> int:
-        """Integer products of codes; returns how many queries of `part` were worth it.
+        self, block: Block, tile: slice, part: Part, float_error: np.ndarray
+    ) -> list[tuple[slice, slice]]:
+        """Integer products of codes; returns the queries and documents that they did not pay for.
 
         A hit costs a product of its own, so codes pay only while few documents are hits: not at the
         start, and not where all scores are alike. Then float32 takes over, for ever more tiles.
         """
         import torch
 
-        count, columns = part.stop - part.start, tile.stop - tile.start
-        products = _shaped(scratch.view(torch.int32), count, columns)
-        torch._int_mm(queries.tensor[part], block.codes.tensor[tile].T, out=products)
-        error = queries.error(part, block.codes.size[tile].max(), block.codes.residue[tile].max())
-        rows = slice(lane.rows.start + part.start, lane.rows.start + part.stop)
-        done = lane.candidates.offer_codes(
-            products,
-            queries.unit[part],
-            queries.shift[part],
-            error,
-            self.vectors[rows],
-            block.vectors[tile],
-            self.bound(rows, block.factor.norms[tile].max(), 0),
-            block.first + tile.start,
-            int(count * columns * HITS_THAT_PAY),
-            rows,
-        )
-        if done < count:
-            lane.pause = 1 << min(lane.failures, 8)
-            lane.failures += 1
-        else:
-            lane.failures = 0
-        return done
+        queries, rows = block.queries, part.rows
+        error = queries.error(rows, block.codes.size[tile].max(), block.codes.residue[tile].max())
+        for some in slices(tile.stop - tile.start, CODE_PRODUCT[1]):
+            some = slice(tile.start + some.start, tile.start + some.stop)
+            shape = rows.stop - rows.start, some.stop - some.start
+            products = self._room(*shape).view(torch.int32)
+            torch._int_mm(queries.tensor[rows], block.codes.tensor[some].T, out=products)
+            rest = []
+            for share in part.in_turn():
+                mine = slice(share.start - rows.start, share.stop - rows.start)
+                done = self.candidates.offer_codes(
+                    products[mine],
+                    queries.unit[share],
+                    queries.shift[share],
+                    error[mine],
+                    self.vectors[share],
+                    block.vectors[some],
+                    float_error[share],
+                    block.first + some.start,
+                    int((share.stop - share.start) * shape[1] * HITS_THAT_PAY),
+                    share,
+                )
+                if share.start + done < share.stop:
+                    rest.append((slice(share.start + done, share.stop), some))
+            if rest:
+                part.pause = 1 << min(part.failures, 8)
+                part.failures += 1
+                return [*rest, (rows, slice(some.stop, tile.stop))]
+        part.failures = 0
+        return []
+
+    def _room(self, rows: int, columns: int):
+        """An uninitialised tensor [rows, columns] for products, in memory of this thread."""
+        import torch
+
+        if not hasattr(self._own, "scratch"):
+            count = self.product[0] * self.product[1]
+            dtype = torch.bfloat16 if self.halves else torch.float32
+            self._own.scratch = torch.empty(count, dtype=dtype, device=self.device)
+        return self._own.scratch[: rows * columns].view(rows, columns)
 
 
 def _widens(factor) -> bool:
@@ -543,15 +599,11 @@ def _widens(factor) -> bool:
     return factor.is_cuda and can_widen()
 
 
-def _shaped(scratch, rows: int, columns: int):
-    return scratch[: rows * columns].view(rows, columns)
-
-
 def multiply(left, right, out) -> None:
-    """out = left @ right in the precision of the factors; out is float32."""
+    """out = left @ right in the precision of the factors; out is float32 or has their type."""
     import torch
 
-    if left.dtype == torch.float32:
+    if left.dtype == out.dtype:
         torch.mm(left, right, out=out)
     elif _widens(left):
         torch.mm(left, right, out_dtype=torch.float32, out=out)

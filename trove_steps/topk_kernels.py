@@ -65,11 +65,11 @@ def _prune(low, high, place, n, k, floor, scratch):
 
 
 @_compile
-def _count(values, least):
-    count = 0
+def _reaches(values, least):
+    reached = False
     for j in range(values.shape[0]):  # becomes vector code
-        count += values[j] >= least
-    return count
+        reached |= values[j] >= least
+    return reached
 
 
 @_compile
@@ -78,7 +78,7 @@ def _find(values, least, places):
     found = 0
     for start in range(0, values.shape[0], CHUNK):
         chunk = values[start : start + CHUNK]
-        if _count(chunk, least) == 0:
+        if not _reaches(chunk, least):
             continue
         for j in range(chunk.shape[0]):  # without a branch, whose guess would fail at every hit
             places[found] = start + j
@@ -87,37 +87,108 @@ def _find(values, least, places):
 
 
 @_compile
-def offer(scores, first, error, k, limit, low, high, place, fill, floor, lost):
-    """Append every score that could reach the running k-th; see `topk._Candidates.offer`."""
-    capacity = low.shape[1]
-    scratch = np.empty(capacity, np.float32)
-    columns = scores.shape[1]
+def _reaches_halves(bits, least, most):
+    reached = False
+    for j in range(bits.shape[0]):
+        reached |= (bits[j] >= least) | (bits[j] <= most)
+    return reached
+
+
+@_compile
+def _find_halves(bits, least, most, places):
+    """The same for bfloat16 numbers as int16, with `least` and `most` from `_halves_bar`."""
+    found = 0
+    for start in range(0, bits.shape[0], CHUNK):
+        chunk = bits[start : start + CHUNK]
+        if not _reaches_halves(chunk, least, most):
+            continue
+        for j in range(chunk.shape[0]):
+            places[found] = start + j
+            found += (chunk[j] >= least) | (chunk[j] <= most)
+    return found
+
+
+@_compile
+def _halves_bar(bits):
+    """(least, most): bfloat16 numbers >= a float32, given as uint32 bits, are >= least or <= most.
+
+    As int16 numbers, positive bfloat16 rise with their value, negative ones are negative and fall.
+    Besides, -0 may pass.
+    """
+    upper = np.int64(bits >> np.uint32(16))
+    if upper < 0x8000:  # not negative: rounded up, unless it is zero, which -0 reaches too
+        return np.int16(min(0x7FFF, upper + ((bits & np.uint32(0xFFFF)) != 0))), np.int16(-0x8000)
+    return np.int16(0), np.int16(upper - 0x10000)
+
+
+@_compile
+def _admit(scores, hits, first, e, k, limit, low, high, place, n, full, floor, scratch):
+    """Append the documents first + hits whose scores reach the floor to the n candidates of a query.
+
+    At `full` candidates the floor is raised, long before there is no more room: a stale floor lets
+    more pass. Returns the new n, full and floor, and whether the query is lost.
+    """
+    capacity = low.shape[0]
+    threshold = floor - e
+    for h in range(hits.shape[0]):
+        score = scores[h]
+        if score < threshold:
+            continue
+        if n == full:
+            crowded = n == capacity
+            n, floor = _prune(low, high, place, n, k, floor, scratch)
+            threshold = floor - e
+            full = min(capacity, n + max(k // 2, 32))
+            if crowded and n > limit:
+                return n, full, floor, True
+            if score < threshold:
+                continue
+        low[n], high[n], place[n] = score - e, score + e, first + hits[h]
+        n += 1
+    return n, full, floor, False
+
+
+@_compile
+def offer(scores, first, error, k, limit, low, high, place, fill, full, floor, lost):
+    """Append every score that could reach the running k-th; see `topk_candidates.Candidates`."""
+    scratch = np.empty(low.shape[1], np.float32)
+    hits = np.empty(scores.shape[1], np.int64)
+    values = np.empty(scores.shape[1], np.float32)
     for i in range(scores.shape[0]):
         e = error[i]
-        if lost[i] or not e < np.inf:
-            lost[i] = True
+        lost[i] |= not e < np.inf
+        if lost[i]:
             continue
-        row, n = scores[i], fill[i]
-        threshold = floor[i] - e
-        for start in range(0, columns, CHUNK):
-            if _count(row[start : start + CHUNK], threshold) == 0:
-                continue
-            for j in range(start, min(start + CHUNK, columns)):
-                if row[j] < threshold:
-                    continue
-                if n == capacity:
-                    n, floor[i] = _prune(low[i], high[i], place[i], n, k, floor[i], scratch)
-                    threshold = floor[i] - e
-                    if n > limit:
-                        lost[i] = True
-                        break
-                    if row[j] < threshold:
-                        continue
-                low[i, n], high[i, n], place[i, n] = row[j] - e, row[j] + e, first + j
-                n += 1
-            if lost[i]:
-                break
-        fill[i] = n
+        found = _find(scores[i], floor[i] - e, hits)
+        for h in range(found):
+            values[h] = scores[i, hits[h]]
+        fill[i], full[i], floor[i], lost[i] = _admit(
+            values, hits[:found], first, e, k, limit,
+            low[i], high[i], place[i], fill[i], full[i], floor[i], scratch,
+        )  # fmt: skip
+
+
+@_compile
+def offer_halves(bits, first, error, k, limit, low, high, place, fill, full, floor, lost):
+    """Like `offer` for bfloat16 scores, given as int16."""
+    scratch = np.empty(low.shape[1], np.float32)
+    hits = np.empty(bits.shape[1], np.int64)
+    values, bar = np.empty(bits.shape[1], np.float32), np.empty(1, np.float32)
+    words, bar_word = values.view(np.uint32), bar.view(np.uint32)
+    for i in range(bits.shape[0]):
+        e = error[i]
+        lost[i] |= not e < np.inf
+        if lost[i]:
+            continue
+        bar[0] = floor[i] - e
+        least, most = _halves_bar(bar_word[0])
+        found = _find_halves(bits[i], least, most, hits)
+        for h in range(found):
+            words[h] = np.uint32(np.uint16(bits[i, hits[h]])) << np.uint32(16)
+        fill[i], full[i], floor[i], lost[i] = _admit(
+            values, hits[:found], first, e, k, limit,
+            low[i], high[i], place[i], fill[i], full[i], floor[i], scratch,
+        )  # fmt: skip
 
 
 @_compile
@@ -290,7 +361,7 @@ dot = _compile(_dot, ANY_ORDER)
 @_compile
 def offer_codes(
     products, unit, shift, error, queries, documents, float_error, first, budget,
-    k, limit, low, high, place, fill, floor, lost,
+    k, limit, low, high, place, fill, full, floor, lost,
 ):  # fmt: skip
     """Like `offer` for integer products of codes; every hit is scored in float32 at once.
 
@@ -298,28 +369,20 @@ def offer_codes(
     float_error[i] of the float32 product. Stops after the query with which there are more than
     `budget` hits in all; returns the number of queries done.
     """
-    capacity = low.shape[1]
-    scratch = np.empty(capacity, np.float32)
+    scratch = np.empty(low.shape[1], np.float32)
     hits = np.empty(products.shape[1], np.int64)
+    values = np.empty(products.shape[1], np.float32)
     for i in range(products.shape[0]):
         if lost[i]:
             continue
-        n, e = fill[i], float_error[i]
+        e = float_error[i]
         found = _find(products[i], _bar(floor[i], unit[i], shift[i], error[i]), hits)
-        for j in hits[:found]:
-            score = dot(queries[i], documents[j])
-            if score < floor[i] - e:
-                continue
-            if n == capacity:
-                n, floor[i] = _prune(low[i], high[i], place[i], n, k, floor[i], scratch)
-                if n > limit:
-                    lost[i] = True
-                    break
-                if score < floor[i] - e:
-                    continue
-            low[i, n], high[i, n], place[i, n] = score - e, score + e, first + j
-            n += 1
-        fill[i] = n
+        for h in range(found):
+            values[h] = dot(queries[i], documents[hits[h]])
+        fill[i], full[i], floor[i], lost[i] = _admit(
+            values, hits[:found], first, e, k, limit,
+            low[i], high[i], place[i], fill[i], full[i], floor[i], scratch,
+        )  # fmt: skip
         budget -= found
         if budget < 0:
             return i + 1

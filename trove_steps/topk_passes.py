@@ -13,6 +13,8 @@ import numpy as np
 
 from trove_steps.errors import TroveStepsError
 from trove_steps.topk_candidates import (
+    CODE_PRODUCT,
+    PRODUCT,
     TILE_DOCUMENTS,
     Candidates,
     CodedQueries,
@@ -23,13 +25,15 @@ from trove_steps.topk_candidates import (
     kernels,
     multiply,
     one_thread_each,
+    slices,
 )
 
 PASSES = ("auto", "float32", "bfloat16", "int8")
 LEAST_GAIN = 0.85  # what another pass is predicted to take of float32's time, to be taken
-TRIAL_QUERIES = 256
-# For predictions: what a hit costs, in scores of the float32 pass; a hit of codes takes a product.
-HIT_PRODUCTS = {"float32": 5, "bfloat16": 5, "int8": 60}
+TRIAL_QUERIES = 512
+# For predictions: what a hit costs, in scores of the float32 pass: a place among the candidates, and
+# a product of two vectors where the pass is int8. Fitted to whole searches at depths of 10 to 1000.
+HIT_PRODUCTS = {"float32": 20, "bfloat16": 60, "int8": 60}
 SURPLUS = {"float32": 1.0, "bfloat16": 1.5, "int8": 3.0}  # of hits, for vectors of text encoders
 
 
@@ -92,27 +96,39 @@ def trials(dim: int) -> dict[str, Trial]:
     norms, error = np.ones(TILE_DOCUMENTS, np.float32), np.zeros(TRIAL_QUERIES, np.float32)
     candidates = Candidates(TRIAL_QUERIES, 1, np.int32, capacity(1, "float32"))
     candidates.floor[:] = 1e10  # no hits: what these cost is added for the real depth
-    scratch, rows = torch.empty(TRIAL_QUERIES, TILE_DOCUMENTS), slice(0, TRIAL_QUERIES)
+    rows = slice(0, TRIAL_QUERIES)
 
     def with_products(chosen):
         left, right = (Factor(torch.from_numpy(x), chosen) for x in (queries, documents))
+        scores = torch.empty(TRIAL_QUERIES, PRODUCT[1], dtype=left.tensor.dtype)
 
         def work():
-            multiply(left.tensor, right.tensor.T, scratch)
-            candidates.offer(scratch, 0, error, rows)
+            for some in slices(TILE_DOCUMENTS, PRODUCT[1]):
+                multiply(left.tensor, right.tensor[some].T, scores)
+                candidates.offer(scores, 0, error, rows)
 
         return work, lambda: Factor(torch.from_numpy(documents), chosen)
 
     def with_codes():
         block = Codes(documents, norms)
         coded = CodedQueries(queries, block)
-        products = scratch.view(torch.int32)
+        products = torch.empty(TRIAL_QUERIES, CODE_PRODUCT[1], dtype=torch.int32)
 
         def work():
-            torch._int_mm(coded.tensor, block.tensor.T, out=products)
-            candidates.offer_codes(
-                products, coded.unit, coded.shift, error, queries, documents, error, 0, 0, rows
-            )
+            for some in slices(TILE_DOCUMENTS, CODE_PRODUCT[1]):
+                torch._int_mm(coded.tensor, block.tensor[some].T, out=products)
+                candidates.offer_codes(
+                    products,
+                    coded.unit,
+                    coded.shift,
+                    error,
+                    queries,
+                    documents[some],
+                    error,
+                    0,
+                    0,
+                    rows,
+                )
 
         return work, lambda: (
             Factor(torch.from_numpy(documents), "float32"),

@@ -278,7 +278,8 @@ def test_bytes_do_not_depend_on_the_way(name, monkeypatch):
         assert digest(run(queries, Table(rows, ids, order), 20, **shape, **way)) == expected, shape
     monkeypatch.setattr(topk_candidates, "PAIR_BUDGET", 200)
     monkeypatch.setattr(topk_candidates, "TILE_DOCUMENTS", 37)
-    monkeypatch.setattr(topk_candidates, "TILE_QUERIES", 5)
+    monkeypatch.setattr(topk_candidates, "PRODUCT", (5, 11))
+    monkeypatch.setattr(topk_candidates, "CODE_PRODUCT", (5, 11))
     assert digest(run(queries, Table(rows, ids), 20, world=2, **way)) == expected
 
 
@@ -385,6 +386,25 @@ def test_a_trial_of_this_processor():
         assert trial.seconds(2, 2000, 10) > trial.seconds(2, 1000, 10) > trial.seconds(1, 1000, 10)
 
 
+@pytest.mark.skipif(topk_candidates.kernels() is None, reason="needs numba")
+def test_the_bar_of_bfloat16_scores():
+    """Every bfloat16 number passes that is at least the float32 threshold; besides, only -0."""
+    halves = np.arange(2**16, dtype=np.uint16)
+    values = (halves.astype(np.uint32) << 16).view(np.float32)
+    numbers, halves, values = (
+        x[~np.isnan(values)] for x in (halves.view(np.int16), halves, values)
+    )
+    edges = values[np.random.default_rng(1).integers(0, len(values), 60)]
+    edges = np.concatenate([edges, np.nextafter(edges, np.inf), np.nextafter(edges, -np.inf)])
+    places, kernels = np.empty(len(numbers), np.int64), topk_candidates.kernels()
+    for bar in [0.0, -0.0, np.inf, -np.inf, 1e-45, -1e-45, *edges]:
+        least, most = kernels._halves_bar(np.float32(bar).view(np.uint32))
+        found = kernels._find_halves(numbers, least, most, places)
+        extra = np.setdiff1d(places[:found], np.flatnonzero(values >= np.float32(bar)))
+        assert set(halves[extra]) <= {0x8000}
+        assert found - len(extra) == (values >= np.float32(bar)).sum()
+
+
 THREADS = """
 import os, threading
 import numpy as np, torch
@@ -395,6 +415,9 @@ helpers = lambda: len(os.listdir("/proc/self/task")) - threading.active_count()
 for dtype in (torch.float32, torch.bfloat16):  # the main thread's own team
     torch.mm(torch.ones(500, 500, dtype=dtype), torch.ones(500, 500, dtype=dtype))
 topk_candidates.Factor(torch.ones(500, 64), PASS)  # whatever compiled kernels start
+candidates = topk_candidates.Candidates(4, 1, np.int32, 300)
+scores = torch.zeros(4, 8, dtype=getattr(torch, PASS))
+candidates.offer(scores, 0, np.zeros(4, np.float32), slice(0, 4))
 offer, before, seen = topk_candidates.Candidates.offer, helpers(), []
 topk_candidates.Candidates.offer = lambda *arguments: seen.append(helpers()) or offer(*arguments)
 list(topk.search(Table(normal(1, 300, 64)), Table(normal(2, 3000, 64)), 5, candidate_pass=PASS))
@@ -414,18 +437,32 @@ def test_each_lane_multiplies_with_its_own_thread_alone(chosen):
     assert int(ended.stdout) == 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_read_only_vectors_are_taken_as_they_are(way):
+    """A memory map gives such: torch would warn of them, numba compile everything once more."""
+    queries, documents = (Table(normal(seed, 300, 16)) for seed in (1, 2))
+    expected = digest(run(queries, documents, 5))
+    for table in (queries, documents):
+        table.take = lambda rows, take=table.take: np.frombuffer(
+            take(rows).tobytes(), np.float32
+        ).reshape(-1, 16)
+    assert digest(run(queries, documents, 5, **way)) == expected
+
+
 def test_codes_save_exact_scores(monkeypatch):
     """Where scores are spread, codes are used and leave few documents to be scored."""
     if "numba int8" not in WAYS:
         pytest.skip("int8 needs numba")
     done = []
-    offer = topk_candidates.Sweep._offer_codes
+    offer = topk_candidates.Candidates.offer_codes
     monkeypatch.setattr(
-        topk_candidates.Sweep, "_offer_codes", lambda *args: done.append(offer(*args)) or done[-1]
+        topk_candidates.Candidates,
+        "offer_codes",
+        lambda *args: done.append(offer(*args)) or done[-1],
     )
     queries, documents = Table(normal(1, 200, 64)), Table(normal(2, 40_000, 64))
     found = run(queries, documents, 10, candidate_pass="int8")
-    assert sum(done) > 200 * 5
+    assert sum(done) > 200 * 40
     assert digest(found) == digest(run(queries, documents, 10, candidate_pass="float32"))
 
 
@@ -458,14 +495,16 @@ def test_candidates_fit_the_budget(chosen, count, reach, threads):
     count = min(count, topk.default_query_rows(reach, 8, chosen))
     sweep = topk_candidates.Sweep(normal(1, count, 8), [0] * 9, reach, 64, "cpu", chosen)
     sweep._share_out(threads)
-    pairs = sum(sheet.low.numel() if torch.is_tensor(sheet.low) else sheet.low.size
-                for sheet in sweep.sheets)  # fmt: skip
-    assert pairs <= topk_candidates.PAIR_BUDGET
-    assert threads / 2 < len(sweep.lanes) <= threads or len(sweep.lanes) >= count
-    covered = sorted((lane.rows.start, lane.rows.stop, lane.stripe) for lane in sweep.lanes)
-    for stripe in range(len(sweep.sheets)):
-        rows = [number for a, b, s in covered if s == stripe for number in range(a, b)]
-        assert rows == list(range(count))
+    assert (
+        sweep.candidates.low.shape[0] * sweep.candidates.low.shape[1] <= topk_candidates.PAIR_BUDGET
+    )
+    covered = [row for part in sweep.parts for row in range(part.rows.start, part.rows.stop)]
+    assert covered == list(range(count))
+    for part in sweep.parts:
+        shares = list(part.in_turn())
+        assert threads <= len(shares) or len(shares) >= (part.rows.stop - part.rows.start) / 2
+        covered = [row for share in shares for row in range(share.start, share.stop)]
+        assert covered == list(range(part.rows.start, part.rows.stop))
 
 
 @pytest.mark.parametrize(
