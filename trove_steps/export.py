@@ -24,7 +24,7 @@ def load_embeddings(manifest: Path, path: Path | None = None) -> tuple[list[str]
     vectors = Vectors(Path(manifest))
     ids = vectors.ids.to_pylist()
     if path is None:
-        return ids, vectors.take(np.arange(len(vectors)))
+        return ids, np.require(vectors.take(np.arange(len(vectors))), requirements="W")
     with written_atomically(Path(path)) as temporary:
         _write_npy(temporary, vectors)
     return ids, np.load(path, mmap_mode="r")

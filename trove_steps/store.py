@@ -608,7 +608,10 @@ class Vectors:
         return len(self._table)
 
     def take(self, texts: np.ndarray) -> np.ndarray:
-        """Return the vectors float32[m, dim] of the texts with these numbers (int64[m])."""
+        """Return the vectors float32[m, dim] of the texts with these numbers (int64[m]).
+
+        They can't be written to where they are the shard's own memory: texts that follow each other there.
+        """
         return self._retried(lambda: self._take(texts))
 
     @property
@@ -627,9 +630,12 @@ class Vectors:
                 self._look_up_again(missing)
 
     def _take(self, texts: np.ndarray) -> np.ndarray:
-        vectors = np.empty((len(texts), self.dim), np.float32)
         names, shards, rows = self._places
         shards, rows = shards[texts], rows[texts]
+        if len(texts) and (shards == shards[0]).all():
+            vectors = self._shard(names[shards[0]]).vectors[_run(rows)]
+            return vectors.astype(np.float32, copy=False)
+        vectors = np.empty((len(texts), self.dim), np.float32)
         by_shard = np.argsort(shards, kind="stable")
         for places in np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1):
             if len(places):

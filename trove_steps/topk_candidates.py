@@ -19,15 +19,11 @@ import numpy as np
 from trove_steps.errors import TroveStepsError
 
 TILE_DOCUMENTS = 4096  # of one task of a thread; they share one bound of their errors
-PRODUCT = (
-    1024,
-    2048,
-)  # queries and documents of one product on a CPU: its scores stay in cache (8 MiB)
-CODE_PRODUCT = (
-    512,
-    512,
-)  # the same of codes, whose product slows down where it leaves the inner cache
-GPU_PRODUCT = 2048, 32_768  # and on a GPU (256 MiB)
+# Queries and documents of one product. On a CPU its scores stay in the cache (8 MiB); the product of codes
+# slows down where it leaves the inner cache; on a GPU it is 256 MiB.
+PRODUCT = 1024, 2048
+CODE_PRODUCT = 512, 512
+GPU_PRODUCT = 2048, 32_768
 PAIR_BUDGET = 4_000_000  # candidates that a rank holds at once: 12 bytes each
 HITS_THAT_PAY = 0.02  # a product of two vectors costs as much as about 50 inside a product of tiles
 QUERIES_THAT_PAY = 64  # making the codes of a document costs as much as about 50 float32 products

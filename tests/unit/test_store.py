@@ -203,6 +203,17 @@ def test_vectors_come_in_the_order_asked_for(store):
     assert vectors.take(asked).dtype == np.float32
 
 
+def test_texts_that_follow_each_other_in_a_shard_are_not_copied(store):
+    texts = [str(n) for n in range(50)]
+    write(store, texts)
+    vectors = collect(store, texts)
+    run = vectors.take(vectors.order[5:20])
+    np.testing.assert_array_equal(run, vectors_of([texts[n] for n in vectors.order[5:20]]))
+    assert not run.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        run[:] = 0  # the store's own memory
+
+
 @pytest.mark.parametrize("size", [1, 7, 52, 1000])
 def test_blocks_hold_every_text_once(store, size):
     texts = [str(n) for n in range(40)]
