@@ -423,7 +423,9 @@ class Sweep:
         self.reach, self.block_rows, self.device = reach, block_rows, device
         self.factor = Factor(_on_device(self.vectors, device), chosen)
         if chosen == "int8" and (
-            len(vectors) < QUERIES_THAT_PAY or self.factor.norms.max() > LARGEST_CODED_NORM
+            len(vectors) < QUERIES_THAT_PAY
+            or self.factor.norms.max() > LARGEST_CODED_NORM
+            or vectors.shape[1] == 1  # torch's product of integers is wrong there
         ):
             chosen = "float32"
         self.chosen = chosen

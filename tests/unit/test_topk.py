@@ -241,6 +241,11 @@ def test_shapes(name, n, q, dim, depth, block_rows, query_rows, world, distinct,
         )  # fmt: skip
 
 
+def test_vectors_of_one_dimension(way):
+    documents = Table(normal(1, 53, 1), shuffled_ids(53))
+    check(Table(normal(2, 9, 1)), documents, 5, block_rows=7, **way)
+
+
 def test_ids_are_compared_as_utf8_bytes():
     ids = ["", "a", "B", "ä", "z", "10", "9", "\uffff", "\U0001f600", "aa"]
     documents = Table(np.ones((10, 4)), ids)
