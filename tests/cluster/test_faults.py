@@ -185,7 +185,7 @@ def test_a_mistake_is_named_with_its_rule_and_its_log(slow):
     (slow.folder / "broken.py").write_text("")
     output = slow.run("--retries", "0", slow.manifest(), expect=1)
     assert "encode_corpus did not finish; the end of logs/encode_corpus/" in output
-    assert "encoder_class broken:Missing" in output
+    assert "which 'broken:Missing' names" in output
 
 
 def test_who_starts_a_lost_job_again_must_be_said(cluster, slow):
