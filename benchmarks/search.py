@@ -36,7 +36,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from trove_steps.store import Store, Vectors, write_collection
+from trove_steps.store import Store, Vectors, as_slice, write_collection
 from trove_steps.topk import search
 
 SLICE = 100_000  # documents made at once
@@ -63,10 +63,7 @@ class MemoryMapped:
         return len(self.array)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        first, last = (int(indices[0]), int(indices[-1])) if len(indices) else (0, -1)
-        if last - first == len(indices) - 1 and (np.diff(indices) == 1).all():
-            return self.array[first : last + 1]  # not copied
-        return self.array[indices]
+        return self.array[as_slice(indices)]
 
 
 @dataclass(frozen=True)

@@ -574,7 +574,7 @@ def storage_order(shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return order
 
 
-def _run(numbers: np.ndarray) -> np.ndarray | slice:
+def as_slice(numbers: np.ndarray) -> np.ndarray | slice:
     """Return a slice, which numpy copies at once, where numbers int[n], n > 0, follow each other."""
     first, last = int(numbers[0]), int(numbers[-1])
     follow = last - first == len(numbers) - 1 and (np.diff(numbers) == 1).all()
@@ -633,14 +633,14 @@ class Vectors:
         names, shards, rows = self._places
         shards, rows = shards[texts], rows[texts]
         if len(texts) and (shards == shards[0]).all():
-            vectors = self._shard(names[shards[0]]).vectors[_run(rows)]
+            vectors = self._shard(names[shards[0]]).vectors[as_slice(rows)]
             return vectors.astype(np.float32, copy=False)
         vectors = np.empty((len(texts), self.dim), np.float32)
         by_shard = np.argsort(shards, kind="stable")
         for places in np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1):
             if len(places):
                 shard = self._shard(names[shards[places[0]]])
-                vectors[_run(places)] = shard.vectors[_run(rows[places])]
+                vectors[as_slice(places)] = shard.vectors[as_slice(rows[places])]
         return vectors
 
     def shard_paths(self) -> list[Path]:

@@ -32,7 +32,7 @@ PASSES = ("auto", "float32", "bfloat16", "int8")
 LEAST_GAIN = 0.85  # what another pass is predicted to take of float32's time, to be taken
 TRIAL_QUERIES = 512
 # For predictions: what a hit costs, in scores of the float32 pass: a place among the candidates, and
-# a product of two vectors where the pass is int8. Fitted to whole searches at depths of 10 to 1000.
+# a product of two vectors where the pass is int8. Set after whole searches at depths of 10 to 1000.
 HIT_PRODUCTS = {"float32": 20, "bfloat16": 60, "int8": 60}
 SURPLUS = {"float32": 1.0, "bfloat16": 1.5, "int8": 3.0}  # of hits, for vectors of text encoders
 

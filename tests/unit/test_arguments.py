@@ -103,6 +103,14 @@ def test_every_option_has_a_description_for_help():
                 assert " ".join(option["description"].split())[:30] in help_text
 
 
+def run_program(program: str, **options) -> subprocess.CompletedProcess:
+    """Run lines of Python in a process of their own."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, **options
+    )
+
+
 def test_a_mistake_ends_a_step_with_one_line():
     program = (
         "from trove_steps.arguments import run_step\n"
@@ -111,9 +119,7 @@ def test_a_mistake_ends_a_step_with_one_line():
         "    raise TroveStepsError('corpus.jsonl:3: no _id')\n"
         "run_step(main)\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
-    )
+    ended = run_program(program)
     assert ended.returncode == 1
     assert ended.stderr == "error: corpus.jsonl:3: no _id\n"
     assert issubclass(TroveStepsError, Exception)
@@ -130,9 +136,7 @@ def test_ctrl_c_ends_a_step_without_a_traceback_and_after_its_cleaning_up():
         "        print('clean')\n"
         "run_step(main)\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
-    )
+    ended = run_program(program)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "clean\n", "")
 
 
@@ -147,9 +151,7 @@ def test_ctrl_c_while_the_command_is_still_being_imported():
         "from trove_steps.cli import main\n"
         "sys.exit(main(['plan']))\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
-    )
+    ended = run_program(program)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "\n")
 
 
@@ -167,12 +169,8 @@ def test_a_step_ends_without_taking_its_libraries_apart_and_all_it_said_is_out()
         "atexit.register(print, 'good-bye')\n"
         "run_step(main)\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+    ended = run_program(
+        program,
         env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "said\ngood-bye\n", "logged")

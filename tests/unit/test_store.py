@@ -482,6 +482,6 @@ def test_memory_of_the_order_of_storage(monkeypatch):
     )
 )
 def test_a_run_of_numbers_reads_the_same(numbers):
-    run = store_module._run(np.array(numbers, np.int32))
+    run = store_module.as_slice(np.array(numbers, np.int32))
     np.testing.assert_array_equal(np.arange(20)[run], numbers)
     assert isinstance(run, slice) == (numbers == list(range(numbers[0], numbers[0] + len(numbers))))

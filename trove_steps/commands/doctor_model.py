@@ -51,7 +51,8 @@ def examine(options: argparse.Namespace) -> dict:
     from trove_steps.model_settings import model_files, resolve_settings
     from trove_steps.models import fetching, locate_model
 
-    given, name = _given(options), _name_in_messages(options.model)
+    name = _name_in_messages(options.model)
+    given = _given(options, name)
     prefix = "query_" if options.role == "query" and "query_model_name_or_path" in given else ""
     option = f"{prefix}model_name_or_path"
     revision = given.get(f"{prefix}model_revision", "main")
@@ -79,7 +80,7 @@ def examine(options: argparse.Namespace) -> dict:
     }
 
 
-def _given(options: argparse.Namespace) -> dict:
+def _given(options: argparse.Namespace, name: str) -> dict:
     """Return the model's block of the configuration, with the options of the command line."""
     import yaml
 
@@ -104,7 +105,6 @@ def _given(options: argparse.Namespace) -> dict:
         except yaml.YAMLError as error:
             raise TroveStepsError(f"--set {entry}: the value is not valid YAML: {error}") from None
     needed = {"corpus_path": "-", "query_path": "-"}
-    name = _name_in_messages(options.model)
     checked = {"datasets": dict.fromkeys(datasets, needed), "models": {name: raw}}
     return load_config(checked)["models"][name]
 
