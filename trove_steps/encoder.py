@@ -3,7 +3,10 @@
 A batch holds texts of one bucket (a range of token counts) and always has the shape of its bucket,
 filled up with copies where texts are lacking. So every kernel sees the same shapes for a text whatever
 else is encoded, and with it, in whatever order: the bits of its vector depend on the text, the device
-kind, the dtype, the thread count and the shapes of batches. `Encoder.is_pure` tries it on the device.
+kind, the dtype and the shapes of batches. `Encoder.is_pure` tries it on the device.
+
+On a CPU each thread computes a batch of its own, which is faster than to share each out and makes bits
+independent of the number of threads.
 """
 
 import logging
@@ -15,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -22,13 +26,16 @@ import numpy as np
 from trove_steps.errors import TroveStepsError
 from trove_steps.model_settings import ModelSettings
 
-# Measured: a CPU is as fast with 256 tokens per batch as with more, and small batches need little
+# Measured: a CPU is hardly faster with more than 256 tokens per batch, and small batches need little
 # filling up; a GPU wants much more. Buckets of 4 lengths (8 on a GPU, whose kernels want multiples of
 # 8) balance padding and filling.
 TOKENS_PER_BATCH = {"cpu": 256, "cuda": 16384}
 BUCKET_STEP = {"cpu": 4, "cuda": 8}
 # Texts that are tokenized at once, and how many times that many while others are encoded.
 TEXTS_PER_SLICE, SLICES_AHEAD = 64, 8
+# Most batches that a CPU computes at once. More threads than that share them out: Python can't start
+# the parts of more batches fast enough.
+MOST_AT_ONCE = 16
 PROBE = "A text is read as one token after another, each of them a number of the vocabulary."
 
 logger = logging.getLogger(__name__)
@@ -77,6 +84,9 @@ class EncoderClass(Protocol):
     """
 
     pad_id: int  # token id that fills up rows
+    side_by_side: (
+        bool  # whether threads may call `forward` at the same time; False if it is missing
+    )
 
     def __init__(self, folder: Path, settings: ModelSettings, max_len: int, device: str):
         """Load the model."""
@@ -117,7 +127,9 @@ class Encoder:
         self.step = settings.pad_to_multiple_of or BUCKET_STEP.get(kind, 16)
         encoder_class = _encoder_class(settings.encoder_class)
         self.model: EncoderClass = encoder_class(Path(folder), settings, max_len, device)
-        self.dim = self._forward([[self.model.pad_id] * 2], 2).shape[1]
+        self.at_once, self.pool = self._workers()
+        self.lock = Lock()  # of tokens_per_batch and halvings
+        self.dim = self.pool.submit(self._forward, [[self.model.pad_id] * 2], 2).result().shape[1]
 
     def tokenize(self, texts: list[str]) -> Tokens:
         """Return the token ids of texts, cut at max_len, and how much was cut."""
@@ -132,12 +144,10 @@ class Encoder:
             cut=np.zeros(len(texts), np.int32),
             seconds={"tokenize": 0.0},
         )
-        previous = None
-        for batch in chain(self._batches(texts, result), [None]):
-            if previous:  # fetched only now, so that a GPU already has the next batch to do
-                numbers, vectors = previous
-                result.vectors[numbers] = vectors[: len(numbers)].cpu().numpy()
-            previous = batch
+        for numbers, task in self._ahead(self._batches(texts, result)):
+            parts, padded_tokens = task.result()
+            result.vectors[numbers] = np.concatenate([part.cpu().numpy() for part in parts])
+            result.padded_tokens += padded_tokens
         result.tokens = int(result.lengths.sum(dtype=np.int64))
         result.truncated_texts = int((result.cut > 0).sum())
         result.truncated_tokens = int(result.cut.sum(dtype=np.int64))
@@ -151,6 +161,7 @@ class Encoder:
         return {
             "device": self.device_name(),
             "threads": torch.get_num_threads() if self.device == "cpu" else None,
+            "batches_at_once": self.at_once,
             "torch_dtype": self.settings.torch_dtype,
             "attention": getattr(self.model, "attention", None),
             "tokens_per_batch": self.tokens_per_batch,
@@ -191,12 +202,40 @@ class Encoder:
         chance = np.random.default_rng(width)
         lengths = chance.integers(max(1, width - self.step), width, self._rows(width))
         texts = [chance.choice(known, width if full else length).tolist() for length in lengths]
-        among = self._vectors_of_batch(texts, width)  # fewer than `texts` if memory holds no more
-        alone = self._vectors_of_batch([texts[len(among) - 1]], width)
+        # Fewer than `texts` if memory holds no more.
+        among = self.pool.submit(self._first_vectors, texts, width).result()
+        alone = self.pool.submit(self._first_vectors, [texts[len(among) - 1]], width).result()
         return bool((alone[0] == among[-1]).all())
 
-    def _batches(self, texts: list[str], result: Encoded) -> Iterator:
-        """Yield (numbers of texts, their vectors on the device, perhaps with more rows behind)."""
+    def _workers(self) -> tuple[int, ThreadPoolExecutor]:
+        """Return how many batches are computed at once, and threads for them."""
+        import torch
+
+        if self.device != "cpu":  # has its own queue, which one thread keeps filled
+            return 1, ThreadPoolExecutor(1, "encode", torch.cuda.set_device, (self.device,))
+        threads = torch.get_num_threads()
+        at_once = min(threads, MOST_AT_ONCE if self.model.side_by_side else 1)
+        shared = threads // at_once
+        return at_once, ThreadPoolExecutor(at_once, "encode", torch.set_num_threads, (shared,))
+
+    def _ahead(self, batches: Iterator[tuple[list[int], int, list]]) -> Iterator:
+        """Yield (numbers of texts, task that returns what `_vectors` does), others being under way."""
+        waiting: deque = deque()
+        try:
+            for numbers, width, ids in batches:
+                waiting.append((numbers, self.pool.submit(self._vectors, ids, width)))
+                if len(waiting) > 2 * self.at_once:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:  # after an error, nothing more of this
+            for _, task in waiting:
+                task.cancel()
+
+    def _batches(
+        self, texts: list[str], result: Encoded
+    ) -> Iterator[tuple[list[int], int, list[list[int]]]]:
+        """Yield (numbers of texts, width, their token ids)."""
         buckets: dict[tuple[int, bool], list[tuple[int, list[int]]]] = {}
         for first, tokens in self._slices(texts, result):
             for number, ids in enumerate(tokens.ids, first):
@@ -207,13 +246,25 @@ class Encoder:
             for bucket in sorted(buckets, reverse=True):
                 waiting, width = buckets[bucket], bucket[0]
                 while waiting and (is_last or len(waiting) >= self._rows(width)):
-                    numbers, ids = zip(*waiting[: self._rows(width)], strict=True)
-                    vectors = self._vectors_of_batch(list(ids), width)
-                    result.padded_tokens += len(vectors) * width
-                    yield list(numbers[: len(vectors)]), vectors
-                    del waiting[: len(vectors)]
+                    batch = waiting[: self._rows(width)]
+                    numbers, ids = zip(*batch, strict=True)
+                    yield list(numbers), width, list(ids)
+                    del waiting[: len(batch)]
 
-    def _vectors_of_batch(self, ids: list[list[int]], width: int):
+    def _vectors(self, ids: list[list[int]], width: int) -> tuple[list, int]:
+        """Return float32[rows, dim] tensors that cover token ids of one bucket, and the tokens computed.
+
+        It is one tensor, unless memory held less than when the batch was put together.
+        """
+        parts, padded_tokens, done = [], 0, 0
+        while done < len(ids):
+            vectors = self._first_vectors(ids[done:], width)
+            padded_tokens += len(vectors) * width
+            parts.append(vectors[: len(ids) - done])
+            done += len(vectors)
+        return parts, padded_tokens
+
+    def _first_vectors(self, ids: list[list[int]], width: int):
         """Return float32[rows, dim] of the first token ids, as many as a batch of their width holds.
 
         Rows that are lacking are filled up with copies. Where memory does not hold the batch, the
@@ -270,8 +321,11 @@ class Encoder:
                 f"the memory of {self.device} does not hold one text of {width} tokens; lower the "
                 "model's max_len, or set torch_dtype: bfloat16"
             ) from error
-        self.tokens_per_batch = rows * width // 2
-        self.halvings += 1
+        with self.lock:
+            if self._rows(width) < rows:  # another thread has done so meanwhile
+                return
+            self.tokens_per_batch = rows * width // 2
+            self.halvings += 1
         if self.device != "cpu":
             import torch
 

@@ -24,6 +24,7 @@ class OwnEncoder:
         with self._told("__init__"):
             self.own = made(folder, settings, max_len, device)
         self.attention = getattr(self.own, "attention", None)
+        self.side_by_side = getattr(self.own, "side_by_side", False) is True
         self.pad_id = getattr(self.own, "pad_id", None)
         if not isinstance(self.pad_id, int):
             raise self._wrong("lacks pad_id, the number of the token that fills up rows")

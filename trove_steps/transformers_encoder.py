@@ -9,8 +9,11 @@ import inspect
 import json
 import warnings
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from threading import local
 
 import torch
 from torch.nn import functional
@@ -67,6 +70,8 @@ class TransformersEncoder:
         paths = modules.dense if modules else ()
         self.dense = [_load_dense(folder / path, device) for path in paths]
         self.pad_id = self._pad_id()
+        self.of_thread = local()  # .model, its own copy
+        self.side_by_side = device == "cpu" and _can_be_copied(self.model)
         # With padding on the left, a text still begins at position 0. Models of OFFSET_POSITIONS find
         # that out by themselves.
         self.tells_positions = (
@@ -92,12 +97,23 @@ class TransformersEncoder:
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self.tells_positions:
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-        pooled = self.model(**inputs)[0].float()
+        pooled = self._model_of_thread()(**inputs)[0].float()
         if pooled.ndim == 3:  # DPR has pooled already
             pooled = pool(pooled, mask, self.settings.pooling)
         for dense in self.dense:
             pooled = dense(pooled)
         return pooled
+
+    def _model_of_thread(self):
+        """Return this thread's copy of the model, which shares the weights.
+
+        Some models change themselves while they run: rotary angles that depend on the length, caches.
+        """
+        if not self.side_by_side:
+            return self.model
+        if not hasattr(self.of_thread, "model"):
+            self.of_thread.model = copy_with_shared_weights(self.model)
+        return self.of_thread.model
 
     def _content_ids(self, texts: list[str]) -> list[list[int]]:
         if self.backend is not None:
@@ -403,6 +419,20 @@ def _pack_linears(model) -> None:
         for name, child in list(parent.named_children()):
             if type(child) is torch.nn.Linear and child.weight.dtype == torch.float32:
                 setattr(parent, name, PackedLinear(child))
+
+
+def copy_with_shared_weights(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy of a model and its buffers that has the same tensors as weights."""
+    packed = (m.packed for m in model.modules() if isinstance(m, PackedLinear))
+    return deepcopy(model, {id(weight): weight for weight in chain(model.parameters(), packed)})
+
+
+def _can_be_copied(model: torch.nn.Module) -> bool:
+    try:
+        copy_with_shared_weights(model)
+    except Exception:  # a model may bring code of its own, which may raise anything
+        return False
+    return True
 
 
 def _fuse_layers(model) -> None:

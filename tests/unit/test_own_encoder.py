@@ -119,6 +119,20 @@ def test_a_wrong_class_is_told_in_one_line(tmp_path, monkeypatch, number, parts,
     assert "\n" not in text
 
 
+@pytest.mark.parametrize(("said", "at_once"), [("", 1), ("    side_by_side = True\n", 3)])
+def test_batches_of_a_class_at_once_only_if_it_says_so(tmp_path, monkeypatch, said, at_once):
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        encoder = own(tmp_path, 500 + at_once, pad_id=said + RIGHT["pad_id"])
+        assert encoder.figures()["batches_at_once"] == at_once
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_class_that_lacks_memory_gets_smaller_batches(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     encoder = own(

@@ -41,6 +41,82 @@ def test_vectors_are_pure(kind, dtype, folders):
         assert np.array_equal(again.view(np.uint32), vectors[chosen].view(np.uint32))
 
 
+@pytest.fixture
+def threads():
+    """A function that sets the number of threads; it is as before after the test."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bits_do_not_depend_on_the_number_of_threads(kind, folders, threads):
+    texts, found = mixed_texts(60, seed=3) + HARD_TEXTS, []
+    for count in (1, 2, 3):
+        threads(count)
+        encoder = encoder_of(folders, kind)
+        assert encoder.figures()["batches_at_once"] == count
+        found.append(encoder.encode(texts).vectors)
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+
+
+def test_batches_that_are_computed_at_once_do_not_meet(folders, threads, monkeypatch):
+    """A model that keeps something of a batch in itself, as rotary angles for long texts are, is right."""
+    from transformers import BertModel
+
+    texts = mixed_texts(60, seed=4)
+    expected = encoder_of(folders, "bert").encode(texts).vectors
+    forward, busy, most = BertModel.forward, [], []
+
+    def with_state(self, input_ids, attention_mask):
+        busy.append(1)
+        most.append(len(busy))
+        self.kept = input_ids
+        time.sleep(0.002)
+        result = forward(self, self.kept, attention_mask)
+        busy.pop()
+        return result
+
+    monkeypatch.setattr(BertModel, "forward", with_state)
+    threads(4)
+    encoder = encoder_of(folders, "bert")
+    assert np.array_equal(encoder.encode(texts).vectors, expected)
+    assert max(most) > 1, "batches were computed at once"
+
+
+def test_copies_for_threads_share_the_weights(folders):
+    from trove_steps.transformers_encoder import copy_with_shared_weights
+
+    model = encoder_of(folders, "bert").model.model
+    copy = copy_with_shared_weights(model)
+    assert all(a is b for a, b in zip(model.parameters(), copy.parameters(), strict=True))
+    assert not any(a is b for a, b in zip(model.modules(), copy.modules(), strict=True))
+    pairs = list(zip(model.modules(), copy.modules(), strict=True))
+    packed = [(a.packed, b.packed) for a, b in pairs if hasattr(a, "packed")]
+    assert all(a is b for a, b in packed)
+    fused = [(a, b) for a, b in pairs if "forward" in vars(a)]
+    assert all(b.forward.args[0] is b.dense for a, b in fused)
+
+
+def test_a_model_that_cannot_be_copied_takes_one_batch_at_a_time(folders, threads, monkeypatch):
+    from trove_steps import transformers_encoder
+
+    texts = mixed_texts(20, seed=6)
+    expected = encoder_of(folders, "bert").encode(texts).vectors
+
+    def refuse(model, known):
+        raise TypeError("no copies of this")
+
+    threads(2)
+    monkeypatch.setattr(transformers_encoder, "deepcopy", refuse)
+    encoder = encoder_of(folders, "bert")
+    assert encoder.figures()["batches_at_once"] == 1
+    np.testing.assert_allclose(encoder.encode(texts).vectors, expected, atol=1e-6, rtol=0)
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("kind", ["bert", "qwen3"])
