@@ -33,9 +33,9 @@ TOKENS_PER_BATCH = {"cpu": 256, "cuda": 16384}
 BUCKET_STEP = {"cpu": 4, "cuda": 8}
 # Texts that are tokenized at once, and how many times that many while others are encoded.
 TEXTS_PER_SLICE, SLICES_AHEAD = 64, 8
-# Most batches that a CPU computes at once. More threads than that share them out: Python can't start
-# the parts of more batches fast enough.
-MOST_AT_ONCE = 16
+# Most batches that a CPU computes at once, and most tokens in them, padding included. More threads than
+# batches share these out: Python can't start the parts of more of them fast enough, and each takes memory.
+MOST_AT_ONCE, TOKENS_AT_ONCE = 16, 16384
 PROBE = "A text is read as one token after another, each of them a number of the vocabulary."
 
 logger = logging.getLogger(__name__)
@@ -84,9 +84,7 @@ class EncoderClass(Protocol):
     """
 
     pad_id: int  # token id that fills up rows
-    side_by_side: (
-        bool  # whether threads may call `forward` at the same time; False if it is missing
-    )
+    side_by_side: bool  # threads may call `forward` at the same time; False if missing
 
     def __init__(self, folder: Path, settings: ModelSettings, max_len: int, device: str):
         """Load the model."""
@@ -213,8 +211,10 @@ class Encoder:
 
         if self.device != "cpu":  # has its own queue, which one thread keeps filled
             return 1, ThreadPoolExecutor(1, "encode", torch.cuda.set_device, (self.device,))
-        threads = torch.get_num_threads()
-        at_once = min(threads, MOST_AT_ONCE if self.model.side_by_side else 1)
+        threads, longest = torch.get_num_threads(), max(self.tokens_per_batch, self.max_len)
+        at_once = 1
+        if self.model.side_by_side:
+            at_once = min(threads, MOST_AT_ONCE, max(1, TOKENS_AT_ONCE // longest))
         shared = threads // at_once
         return at_once, ThreadPoolExecutor(at_once, "encode", torch.set_num_threads, (shared,))
 

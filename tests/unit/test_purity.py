@@ -63,6 +63,16 @@ def test_bits_do_not_depend_on_the_number_of_threads(kind, folders, threads):
     assert np.array_equal(found[0], found[2])
 
 
+@pytest.mark.parametrize(
+    ("options", "at_once"),
+    [({}, 16), ({"tokens_per_batch": 4096}, 4), ({"tokens_per_batch": 1 << 20}, 1)],
+)
+def test_batches_at_once_are_few_where_they_are_large(folders, threads, options, at_once):
+    threads(24)
+    encoder = Encoder(folders("bert"), settings_of(), MAX_LEN, **options)
+    assert encoder.figures()["batches_at_once"] == at_once
+
+
 def test_batches_that_are_computed_at_once_do_not_meet(folders, threads, monkeypatch):
     """A model that keeps something of a batch in itself, as rotary angles for long texts are, is right."""
     from transformers import BertModel
