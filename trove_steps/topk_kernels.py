@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-CHUNK = 128  # scores looked at together: most chunks have no hit and are left at once
+CHUNK = 64  # scores looked at together: most chunks have no hit and are left at once
 
 # Norms are only ever used with slack, so the order of their additions is free.
 ANY_ORDER = {"reassoc", "nsz", "contract"}
