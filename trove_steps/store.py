@@ -24,6 +24,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
@@ -586,7 +587,7 @@ class Vectors:
 
     Attributes: `ids` (pa.ChunkedArray of strings), `dim`, `order` int32[n] (text numbers in the order of
     storage: reading in this order is sequential), `manifest`. `len()` is the number of texts. Open, it holds
-    12 bytes a text.
+    12 bytes a text. Threads may share it.
     """
 
     def __init__(self, manifest: Path):
@@ -603,6 +604,7 @@ class Vectors:
         self.order = storage_order(shards, rows)
         self._places = names, shards, rows  # replaced as a whole: threads may be reading
         self._open: OrderedDict[str, Shard] = OrderedDict()
+        self._opening = Lock()
 
     def __len__(self) -> int:
         return len(self._table)
@@ -668,17 +670,18 @@ class Vectors:
 
     def _shard(self, name: str) -> Shard:
         """Return an open shard; FileNotFoundError if it has vanished."""
-        if name not in self._open:
-            try:
-                self._open[name] = Shard(self._store.shard_path(name))
-            except FileNotFoundError:
-                raise
-            except (DamagedShard, OSError) as problem:
-                self._give_up(problem)
-            if len(self._open) > OPEN_SHARDS:
-                self._open.popitem(last=False)
-        self._open.move_to_end(name)
-        return self._open[name]
+        with self._opening:
+            if name not in self._open:
+                try:
+                    self._open[name] = Shard(self._store.shard_path(name))
+                except FileNotFoundError:
+                    raise
+                except (DamagedShard, OSError) as problem:
+                    self._give_up(problem)
+                if len(self._open) > OPEN_SHARDS:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(name)
+            return self._open[name]
 
     def _look_up_again(self, missing: FileNotFoundError) -> None:
         """Find the vectors in the shards that there are now: those named have been merged."""

@@ -23,6 +23,7 @@ from trove_steps.topk_candidates import TILE_DOCUMENTS, Sweep, capacity, slices
 from trove_steps.topk_passes import choose_pass
 
 PAIR_BYTES = 12  # of a candidate: its interval and its place
+SHARE_TO_READ_ALL = 0.25  # candidates per document from which on all documents of a block are read
 BLOCK_BYTES = 32 * 2**20  # document vectors of one block; two are held, one is being read
 
 
@@ -36,7 +37,7 @@ class Vectors(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """float32[m, dim], the vectors of these text indices."""
+        """float32[m, dim], the vectors of these text indices. Threads may call it at the same time."""
 
 
 class Comm(Protocol):
@@ -182,7 +183,8 @@ def search(
         numbers = np.arange(rows.start, rows.stop)
         vectors = np.ascontiguousarray(queries.take(numbers), dtype=np.float32)
         topk_candidates.require_finite(vectors, numbers, queries.ids, "query")
-        sweep = Sweep(vectors, documents, reach, block_rows, device, chosen)
+        share = len(documents) / comm.world
+        sweep = Sweep(vectors, documents, reach, block_rows, device, chosen, share)
         for begun in sweep.run(_claims(comm, f"search.{rows.start}", len(documents), block_rows)):
             if progress is not None:
                 progress(rows.start * len(documents) + len(vectors) * begun)
@@ -231,22 +233,37 @@ def _scored(sweep: Sweep, part: slice) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _score_candidates(vectors: np.ndarray, places: np.ndarray, documents: Vectors) -> np.ndarray:
-    """float64, shaped as `places`: exact scores, -inf where the place is -1."""
-    scores = np.full(places.size, -np.inf)
-    # In storage order, so that every vector is read once and the reads go forward.
-    pairs = np.argsort(places, axis=None)
-    in_order = places.ravel()[pairs]
-    used = int(np.searchsorted(in_order, 0))
-    pairs, in_order = pairs[used:], in_order[used:]
-    is_new = np.diff(in_order, prepend=-1) > 0
-    distinct, ordinal = in_order[is_new], np.cumsum(is_new) - 1
-    for some in slices(len(distinct), default_block_rows(documents.dim)):
-        read = topk_candidates.writable(documents.take(documents.order[distinct[some]]))
-        low, high = np.searchsorted(ordinal, [some.start, some.stop])
-        query_of = pairs[low:high] // places.shape[1]
-        scores[pairs[low:high]] = score_pairs(
-            vectors, read, query_of, ordinal[low:high] - some.start
-        )
+    """float64, shaped as `places`: exact scores, -inf where the place is -1.
+
+    Each thread scores the candidates of some documents that are stored together, with one read.
+    """
+    import torch
+
+    scores, flat = np.full(places.size, -np.inf), places.ravel()
+    threads = torch.get_num_threads()
+    rows = max(1, default_block_rows(documents.dim) // threads)
+    blocks = -(-len(documents) // rows)
+    block = flat // rows  # -1 stays -1
+    # Numbers of 16 bits are sorted in linear time.
+    by_block = np.argsort(block.astype(np.int16 if blocks < 2**15 else np.int64), kind="stable")
+    cuts = np.searchsorted(block, np.arange(blocks + 1), sorter=by_block)
+
+    def score(number: int) -> None:
+        pairs = by_block[cuts[number] : cuts[number + 1]]
+        if not len(pairs):
+            return
+        pairs = pairs[np.argsort(flat[pairs])]  # a document comes to the processor once
+        chosen, first = flat[pairs], number * rows
+        stored = np.arange(first, min(first + rows, len(documents)))
+        if len(pairs) < len(stored) * SHARE_TO_READ_ALL:
+            stored, document_of = np.unique(chosen, return_inverse=True)
+        else:
+            document_of = chosen - first
+        read = topk_candidates.writable(documents.take(documents.order[stored]))
+        scores[pairs] = score_pairs(vectors, read, pairs // places.shape[1], document_of)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(score, range(blocks)))
     return scores.reshape(places.shape)
 
 
@@ -286,14 +303,7 @@ def score_pairs(queries, documents, query_of, document_of) -> np.ndarray:
     """float64[p]: `rescore` of queries[query_of] and documents[document_of]."""
     out = np.empty(len(query_of))
     if (kernels := topk_candidates.kernels()) is not None:
-        import torch
-
-        def score(some):
-            kernels.rescore_pairs(queries, documents, query_of[some], document_of[some], out[some])
-
-        threads = torch.get_num_threads()
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(score, slices(len(out), max(4096, -(-len(out) // threads)))))
+        kernels.rescore_pairs(queries, documents, query_of, document_of, out)
         return out
     for some in slices(len(out), 4096):
         out[some] = rescore(queries[query_of[some]], documents[document_of[some]])

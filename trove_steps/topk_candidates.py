@@ -27,6 +27,7 @@ GPU_PRODUCT = 2048, 32_768
 PAIR_BUDGET = 4_000_000  # candidates that a rank holds at once: 12 bytes each
 HITS_THAT_PAY = 0.02  # a product of two vectors costs as much as about 50 inside a product of tiles
 QUERIES_THAT_PAY = 64  # making the codes of a document costs as much as about 50 float32 products
+BOLD_REACH = 256  # from here on a bold floor saves more than a query that it misses costs
 LARGEST_CODED_NORM = 1e15  # beyond it float32 arithmetic on codes could overflow
 
 
@@ -74,15 +75,22 @@ class Candidates:
     Each is kept as [low, high], which holds its exact score. `floor` is the `reach`-th largest low
     seen: that many documents have an exact score of at least `floor`, so a document whose high is
     below it is out for good. A query with more live candidates than `limit` is `lost`.
+
+    Where the number of documents to come is known (`expected`, else 0), the floor is bold: a place before
+    the `reach`-th of those seen (`topk_kernels._aim`). At the end it is compared with the
+    `reach`-th of all; a query for which it was too high is `missed`.
     """
 
-    def __init__(self, queries: int, reach: int, place_dtype, capacity: int):
-        self.reach, self.limit = reach, (reach + capacity) // 2
+    def __init__(self, queries: int, reach: int, place_dtype, capacity: int, expected: float = 0.0):
+        self.reach, self.limit, self.expected = reach, (reach + capacity) // 2, expected
+        self.seen = np.zeros(queries, np.int64)
+        self.missed = np.zeros(queries, np.bool_)
         self.low = np.empty((queries, capacity), np.float32)
         self.high = np.empty((queries, capacity), np.float32)
         self.place = np.empty((queries, capacity), place_dtype)
         self.fill = np.zeros(queries, np.int64)
-        self.full = np.full(queries, min(capacity, reach + max(reach // 2, 32)))
+        first = min(reach, 64) if expected else reach
+        self.full = np.full(queries, min(capacity, first + max(first // 2, 32)))
         self.floor = np.full(queries, -np.inf, np.float32)
         self.lost = np.zeros(queries, np.bool_)
 
@@ -101,6 +109,7 @@ class Candidates:
             scores.numpy(), first, error, self.reach, self.limit,
             self.low[rows], self.high[rows], self.place[rows],
             self.fill[rows], self.full[rows], self.floor[rows], self.lost[rows],
+            self.seen[rows], self.expected,
         )  # fmt: skip
 
     def offer_codes(
@@ -112,15 +121,27 @@ class Candidates:
             products.numpy(), unit, shift, error, queries, documents, float_error, first, budget,
             self.reach, self.limit, self.low[rows], self.high[rows], self.place[rows],
             self.fill[rows], self.full[rows], self.floor[rows], self.lost[rows],
+            self.seen[rows], self.expected,
         )  # fmt: skip
 
     def settle(self, rows: slice) -> None:
         """Drop what the final floor of these queries excludes."""
-        fill = self.fill[rows]
+        fill, missed = self.fill[rows], self.missed[rows]
         kernels().settle(
-            self.reach, self.low[rows], self.high[rows], self.place[rows], fill, self.floor[rows]
-        )
-        self.lost[rows] |= fill > self.limit
+            self.reach, self.low[rows], self.high[rows], self.place[rows], fill, self.floor[rows],
+            missed,
+        )  # fmt: skip
+        self.lost[rows] |= ~missed & (fill > self.limit)
+        missed &= ~self.lost[rows]
+
+    def replace(self, rows: np.ndarray, others: Candidates) -> None:
+        """Take over the candidates of other queries, which have no more room, as those of `rows`."""
+        width = others.low.shape[1]
+        for name in ("low", "high", "place"):
+            getattr(self, name)[rows, :width] = getattr(others, name)
+        for name in ("fill", "floor", "lost"):
+            getattr(self, name)[rows] = getattr(others, name)
+        self.missed[rows] = False
 
     def places(self, part: slice) -> np.ndarray:
         """int64[m, w], the live candidates of queries `part`, -1 at the end of shorter rows."""
@@ -415,10 +436,20 @@ class Sweep:
     """One tile of queries against some blocks of documents.
 
     `vectors`: float32[m, d], the queries. `reach`: how many best documents must be found. `blocks`:
-    the numbers of the blocks that were searched.
+    the numbers of the blocks that were searched. `expected`: how many documents these will have,
+    about; 0 where that is not known.
     """
 
-    def __init__(self, vectors, documents, reach: int, block_rows: int, device: str, chosen: str):
+    def __init__(
+        self,
+        vectors,
+        documents,
+        reach: int,
+        block_rows: int,
+        device: str,
+        chosen: str,
+        expected: float = 0.0,
+    ):
         self.vectors, self.documents = writable(vectors), documents
         self.reach, self.block_rows, self.device = reach, block_rows, device
         self.factor = Factor(_on_device(self.vectors, device), chosen)
@@ -429,6 +460,7 @@ class Sweep:
         ):
             chosen = "float32"
         self.chosen = chosen
+        self.expected = expected if reach >= BOLD_REACH else 0.0
         self.bound = Bound(self.factor, vectors.shape[1], chosen)
         self.blocks: list[int] = []
         self.candidates: Candidates | None = None
@@ -458,7 +490,8 @@ class Sweep:
                 task.result()
             shares = [rows for part in self.parts for rows, _ in part.shares]
             list(pool.map(self.candidates.settle, shares))
-            yield len(self.documents)
+        self._search_missed()
+        yield len(self.documents)
 
     def places(self, part: slice) -> np.ndarray:
         """int64[m, w]: candidates of queries `part` as places in storage order, -1 fills up."""
@@ -471,8 +504,20 @@ class Sweep:
     @cached_property
     def finer(self) -> Sweep:
         """The lost queries against the same blocks in float32."""
-        vectors = self.vectors[self.lost()]
-        again = Sweep(vectors, self.documents, self.reach, self.block_rows, self.device, "float32")
+        return self._again(np.flatnonzero(self.lost()), "float32")
+
+    def _search_missed(self) -> None:
+        """Search again, with the proven floor, for queries for which a bold one was too high."""
+        rows = np.flatnonzero(self.candidates.missed)
+        if len(rows):
+            chosen = self.chosen if len(rows) >= QUERIES_THAT_PAY else "float32"
+            self.candidates.replace(rows, self._again(rows, chosen).candidates)
+
+    def _again(self, rows: np.ndarray, chosen: str) -> Sweep:
+        """A sweep of some of the queries over the same blocks."""
+        again = Sweep(
+            self.vectors[rows], self.documents, self.reach, self.block_rows, self.device, chosen
+        )
         for _ in again.run(iter(self.blocks)):
             pass
         return again
@@ -489,7 +534,9 @@ class Sweep:
         dtype = np.int32 if len(self.documents) < 2**31 else np.int64
         shape = count, self.reach, dtype, capacity(self.reach, self.chosen)
         compiled = on_cpu and kernels() is not None
-        self.candidates = Candidates(*shape) if compiled else TorchCandidates(*shape, self.device)
+        self.candidates = (
+            Candidates(*shape, self.expected) if compiled else TorchCandidates(*shape, self.device)
+        )
         self.halves = compiled and self.chosen == "bfloat16"  # are offered as they are
         self.product = PRODUCT if on_cpu else GPU_PRODUCT
         self.tile_documents = TILE_DOCUMENTS if on_cpu else GPU_PRODUCT[1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-CHUNK = 128  # scores looked at together: most chunks have no hit and are left at once
+CHUNK = 64  # scores looked at together: most chunks have no hit and are left at once
 
 # Norms are only ever used with slack, so the order of their additions is free.
 ANY_ORDER = {"reassoc", "nsz", "contract"}
@@ -62,6 +62,20 @@ def _prune(low, high, place, n, k, floor, scratch):
             low[kept], high[kept], place[kept] = low[j], high[j], place[j]
             kept += 1
     return kept, floor
+
+
+@_compile
+def _aim(k, seen, expected):
+    """The place among the documents seen so far at which the floor is set: k, or a bold one before it.
+
+    Of the best k of `expected` documents (0: not known) in any order that does not favour them, the first
+    `seen` hold about `share`. Four times as many, eight deviations and 32 near copies may be among them
+    before a query is missed.
+    """
+    if not expected > 0:
+        return k
+    share = k * (seen / expected)
+    return min(k, np.int64(4 * share + 8 * np.sqrt(share) + 32))
 
 
 @_compile
@@ -149,13 +163,16 @@ def _admit(scores, hits, first, e, k, limit, low, high, place, n, full, floor, s
 
 
 @_compile
-def offer(scores, first, error, k, limit, low, high, place, fill, full, floor, lost):
+def offer(
+    scores, first, error, k, limit, low, high, place, fill, full, floor, lost, seen, expected
+):
     """Append every score that could reach the running k-th; see `topk_candidates.Candidates`."""
     scratch = np.empty(low.shape[1], np.float32)
     hits = np.empty(scores.shape[1], np.int64)
     values = np.empty(scores.shape[1], np.float32)
     for i in range(scores.shape[0]):
         e = error[i]
+        seen[i] += scores.shape[1]
         lost[i] |= not e < np.inf
         if lost[i]:
             continue
@@ -163,13 +180,15 @@ def offer(scores, first, error, k, limit, low, high, place, fill, full, floor, l
         for h in range(found):
             values[h] = scores[i, hits[h]]
         fill[i], full[i], floor[i], lost[i] = _admit(
-            values, hits[:found], first, e, k, limit,
+            values, hits[:found], first, e, _aim(k, seen[i], expected), limit,
             low[i], high[i], place[i], fill[i], full[i], floor[i], scratch,
         )  # fmt: skip
 
 
 @_compile
-def offer_halves(bits, first, error, k, limit, low, high, place, fill, full, floor, lost):
+def offer_halves(
+    bits, first, error, k, limit, low, high, place, fill, full, floor, lost, seen, expected
+):
     """Like `offer` for bfloat16 scores, given as int16."""
     scratch = np.empty(low.shape[1], np.float32)
     hits = np.empty(bits.shape[1], np.int64)
@@ -177,6 +196,7 @@ def offer_halves(bits, first, error, k, limit, low, high, place, fill, full, flo
     words, bar_word = values.view(np.uint32), bar.view(np.uint32)
     for i in range(bits.shape[0]):
         e = error[i]
+        seen[i] += bits.shape[1]
         lost[i] |= not e < np.inf
         if lost[i]:
             continue
@@ -186,17 +206,23 @@ def offer_halves(bits, first, error, k, limit, low, high, place, fill, full, flo
         for h in range(found):
             words[h] = np.uint32(np.uint16(bits[i, hits[h]])) << np.uint32(16)
         fill[i], full[i], floor[i], lost[i] = _admit(
-            values, hits[:found], first, e, k, limit,
+            values, hits[:found], first, e, _aim(k, seen[i], expected), limit,
             low[i], high[i], place[i], fill[i], full[i], floor[i], scratch,
         )  # fmt: skip
 
 
 @_compile
-def settle(k, low, high, place, fill, floor):
-    """Prune every query once more, with the k-th of all that was offered."""
+def settle(k, low, high, place, fill, floor, missed):
+    """Prune every query once more, with the k-th of all that was offered.
+
+    A query is missed if its floor was above that k-th: what was dropped may be among the best.
+    """
     scratch = np.empty(low.shape[1], np.float32)
     for i in range(low.shape[0]):
+        before = floor[i]
+        floor[i] = -np.inf
         fill[i], floor[i] = _prune(low[i], high[i], place[i], fill[i], k, floor[i], scratch)
+        missed[i] = floor[i] < before
 
 
 @_compile
@@ -361,7 +387,7 @@ dot = _compile(_dot, ANY_ORDER)
 @_compile
 def offer_codes(
     products, unit, shift, error, queries, documents, float_error, first, budget,
-    k, limit, low, high, place, fill, full, floor, lost,
+    k, limit, low, high, place, fill, full, floor, lost, seen, expected,
 ):  # fmt: skip
     """Like `offer` for integer products of codes; every hit is scored in float32 at once.
 
@@ -373,6 +399,7 @@ def offer_codes(
     hits = np.empty(products.shape[1], np.int64)
     values = np.empty(products.shape[1], np.float32)
     for i in range(products.shape[0]):
+        seen[i] += products.shape[1]
         if lost[i]:
             continue
         e = float_error[i]
@@ -380,7 +407,7 @@ def offer_codes(
         for h in range(found):
             values[h] = dot(queries[i], documents[hits[h]])
         fill[i], full[i], floor[i], lost[i] = _admit(
-            values, hits[:found], first, e, k, limit,
+            values, hits[:found], first, e, _aim(k, seen[i], expected), limit,
             low[i], high[i], place[i], fill[i], full[i], floor[i], scratch,
         )  # fmt: skip
         budget -= found

@@ -13,6 +13,7 @@ import numpy as np
 
 from trove_steps.errors import TroveStepsError
 from trove_steps.topk_candidates import (
+    BOLD_REACH,
     CODE_PRODUCT,
     PRODUCT,
     TILE_DOCUMENTS,
@@ -73,9 +74,22 @@ class Trial:
     surplus: float
 
     def seconds(self, queries: int, documents: int, depth: int) -> float:
-        """Predicted for a search. Document n is among the best so far with chance depth / n."""
-        hits = min(documents, depth * (1 + np.log(max(1, documents / depth))) * self.surplus)
+        """Predicted for a search."""
+        hits = min(documents, expected_hits(documents, depth) * self.surplus)
         return documents * (self.document + queries * self.pair) + queries * hits * self.hit
+
+
+def expected_hits(documents: int, depth: int) -> float:
+    """How many documents in random order reach the floor when it is their turn.
+
+    The integral over n of (place of the floor) / n; see `topk_kernels._aim`.
+    """
+    if depth < BOLD_REACH:
+        return depth * (1 + np.log(max(1, documents / depth)))
+    most = ((np.sqrt(16 * (depth - 32) + 64) - 8) / 8) ** 2  # 4 most + 8 √most + 32 = depth
+    least = 32 * depth / documents
+    bold = 4 * most + 16 * np.sqrt(most) + 32 * (1 + np.log(max(1, most / least)))
+    return bold + depth * np.log(depth / most)
 
 
 def _multiplies_bfloat16(device: str) -> bool:

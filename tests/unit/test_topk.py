@@ -21,10 +21,11 @@ from trove_steps.errors import TroveStepsError
 torch = pytest.importorskip("torch")
 SHARED = Path(os.environ.get("TROVE_SHARED", Path(__file__).parents[3] / "shared"))
 # Ways to the same result: with compiled kernels or without, and the candidate pass. "int8 always"
-# never gives up on codes, however little they pay.
+# never gives up on codes, however little they pay. "bold": with floors so bold that many are wrong.
 WAYS = ["torch float32", "torch bfloat16"]
 if topk_candidates.kernels() is not None:
     WAYS += ["numba float32", "numba bfloat16", "numba int8", "numba int8 always"]
+    WAYS += ["numba bfloat16 bold", "numba int8 always bold"]
 
 
 @pytest.fixture(params=WAYS)
@@ -40,7 +41,24 @@ def take_way(name, monkeypatch):
         monkeypatch.setattr(topk_candidates, "QUERIES_THAT_PAY", 1)
     if "always" in name:
         monkeypatch.setattr(topk_candidates, "HITS_THAT_PAY", 2)
+    if "bold" in name:
+        monkeypatch.setattr(topk_candidates, "BOLD_REACH", 1)
+        monkeypatch.setattr(topk, "Sweep", TooBold)
     return {"candidate_pass": name.split()[1]}
+
+
+class TooBold(topk_candidates.Sweep):
+    """Expects thirty times the documents that there are."""
+
+    missed = 0
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.expected *= 30
+
+    def _search_missed(self):
+        TooBold.missed += self.candidates.missed.sum()
+        super()._search_missed()
 
 
 class Table:
@@ -239,6 +257,109 @@ def test_shapes(name, n, q, dim, depth, block_rows, query_rows, world, distinct,
             queries, documents, depth, exclude,
             block_rows=block_rows, query_rows=query_rows, world=world, **way,
         )  # fmt: skip
+
+
+@pytest.mark.skipif("numba int8" not in WAYS, reason="floors are bold in compiled kernels only")
+class TestBoldFloor:
+    """A floor that is set before it is proven: what it saves, and that no query pays for it."""
+
+    depth = 300
+
+    def sweep(self, documents, queries, chosen, bold=True):
+        missed = []
+
+        class Watched(topk_candidates.Sweep):
+            def _search_missed(self):
+                missed.append(self.candidates.missed.copy())
+                super()._search_missed()
+
+        made = Watched(
+            queries, documents, self.depth, 4096, "cpu", chosen, len(documents) if bold else 0.0
+        )
+        for _ in made.run(iter(range(-(-len(documents) // 4096)))):
+            pass
+        return made, missed[0]
+
+    def found(self, made):
+        """The candidates that the final floor leaves, which contain the best."""
+        places = made.places(slice(None))
+        return [set(row[row >= 0].tolist()) for row in places]
+
+    @pytest.mark.parametrize("chosen", ["float32", "bfloat16", "int8"])
+    def test_order_at_random(self, chosen, monkeypatch):
+        documents, queries = Table(normal(1, 40_000, 32)), normal(2, 80, 32)
+        made, missed = self.sweep(documents, queries, chosen)
+        plain, _ = self.sweep(documents, queries, chosen, bold=False)
+        assert not missed.any(), "eight deviations"
+        assert self.found(made) == self.found(plain)
+
+    @pytest.mark.parametrize("chosen", ["float32", "bfloat16", "int8"])
+    def test_the_best_come_first(self, chosen):
+        rows, queries = normal(3, 40_000, 32), normal(4, 80, 32)
+        queries[40:] = -queries[:40]
+        rows = rows[np.argsort(-(rows @ queries[0]))]
+        made, missed = self.sweep(Table(rows), queries, chosen)
+        assert missed[0], "all of its best are in the first tile"
+        assert not missed[40], "its best come last"
+        assert not missed.all()
+        lost = made.lost()
+        assert lost.sum() < 10, "bfloat16 leaves some open"
+        for best, found, is_lost in zip(
+            self.exact(rows, queries), self.found(made), lost, strict=True
+        ):
+            assert is_lost or best <= found
+
+    def exact(self, rows, queries):
+        scores = topk.score_all(queries, rows)
+        return [set(best.tolist()) for best in np.argsort(-scores)[:, : self.depth]]
+
+    def test_a_group_of_near_copies_is_not_missed(self):
+        rows, queries = normal(5, 40_000, 32), normal(6, 80, 32)
+        rows[:30] = queries[0] + normal(7, 30, 32) * np.float32(0.1)
+        _, missed = self.sweep(Table(rows), queries, "float32")
+        assert not missed.any()
+
+    def test_a_rank_with_few_documents(self):
+        documents, queries = Table(normal(8, 5_000, 32)), Table(normal(9, 5, 32))
+        expected = digest(run(queries, documents, self.depth))
+        for world in (2, 3, 4):
+            assert digest(run(queries, documents, self.depth, world, block_rows=200)) == expected
+
+    def test_hits_are_predicted(self, monkeypatch):
+        """The formula of `expected_hits` beside what is counted."""
+        documents, queries = Table(normal(10, 100_000, 8)), normal(11, 64, 8)
+        for depth in (100, 300, 1000):
+            monkeypatch.setattr(TestBoldFloor, "depth", depth)
+            counted = self.hits(documents, queries, monkeypatch)
+            predicted = topk_passes.expected_hits(len(documents), depth)
+            # A floor is raised from time to time, and less often than at every hit.
+            assert predicted < counted < 2 * predicted
+        plain = depth * (1 + np.log(len(documents) / depth))
+        assert counted < 0.7 * plain
+
+    def hits(self, documents, queries, monkeypatch):
+        counted = np.zeros(len(queries), int)
+        offer = topk_candidates.Candidates.offer
+
+        def counting(candidates, scores, first, error, rows):
+            low = candidates.floor[rows] - error
+            counted[rows] += (scores.numpy() >= low[:, None]).sum(1)
+            offer(candidates, scores, first, error, rows)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(topk_candidates.Candidates, "offer", counting)
+            patch.setattr(topk_candidates, "PRODUCT", (1024, 128))
+            self.sweep(documents, queries, "float32")
+        return counted.mean()
+
+
+@pytest.mark.skipif("numba int8" not in WAYS, reason="floors are bold in compiled kernels only")
+def test_too_bold_a_floor_is_found_out(monkeypatch):
+    documents, queries = Table(normal(1, 500, 24), shuffled_ids(500)), Table(normal(2, 9, 24))
+    way = take_way("numba float32 bold", monkeypatch)
+    before = TooBold.missed
+    check(queries, documents, 100, block_rows=128, **way)
+    assert TooBold.missed > before
 
 
 @pytest.mark.parametrize("query", [-2, -1, 1, 2])
