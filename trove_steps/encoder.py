@@ -14,11 +14,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Semaphore
 from typing import Protocol
 
 import numpy as np
@@ -33,8 +34,9 @@ TOKENS_PER_BATCH = {"cpu": 256, "cuda": 16384}
 BUCKET_STEP = {"cpu": 4, "cuda": 8}
 # Texts that are tokenized at once, and how many times that many while others are encoded.
 TEXTS_PER_SLICE, SLICES_AHEAD = 64, 8
-# Most batches that a CPU computes at once, and most tokens in them, padding included. More threads than
-# batches share these out: Python can't start the parts of more of them fast enough, and each takes memory.
+# Most batches that a CPU computes at once, and most tokens in them, padding included. Where there are more
+# threads, several share a batch: Python can't start the parts of more of them fast enough, and each takes
+# memory.
 MOST_AT_ONCE, TOKENS_AT_ONCE = 16, 16384
 PROBE = "A text is read as one token after another, each of them a number of the vocabulary."
 
@@ -126,7 +128,7 @@ class Encoder:
         encoder_class = _encoder_class(settings.encoder_class)
         self.model: EncoderClass = encoder_class(Path(folder), settings, max_len, device)
         self.at_once, self.pool = self._workers()
-        self.lock = Lock()  # of tokens_per_batch and halvings
+        self.turns, self.lone = Semaphore(self.at_once), Lock()
         self.dim = self.pool.submit(self._forward, [[self.model.pad_id] * 2], 2).result().shape[1]
 
     def tokenize(self, texts: list[str]) -> Tokens:
@@ -210,13 +212,15 @@ class Encoder:
         import torch
 
         if self.device != "cpu":  # has its own queue, which one thread keeps filled
-            return 1, ThreadPoolExecutor(1, "encode", torch.cuda.set_device, (self.device,))
+            number = torch.device(self.device).index or 0
+            return 1, ThreadPoolExecutor(1, "encode", torch.cuda.set_device, (number,))
         threads, longest = torch.get_num_threads(), max(self.tokens_per_batch, self.max_len)
-        at_once = 1
-        if self.model.side_by_side:
-            at_once = min(threads, MOST_AT_ONCE, max(1, TOKENS_AT_ONCE // longest))
-        shared = threads // at_once
-        return at_once, ThreadPoolExecutor(at_once, "encode", torch.set_num_threads, (shared,))
+        most = (
+            max(1, min(MOST_AT_ONCE, TOKENS_AT_ONCE // longest)) if self.model.side_by_side else 1
+        )
+        each = -(-threads // most)
+        at_once = threads // each
+        return at_once, ThreadPoolExecutor(at_once, "encode", torch.set_num_threads, (each,))
 
     def _ahead(self, batches: Iterator[tuple[list[int], int, list]]) -> Iterator:
         """Yield (numbers of texts, task that returns what `_vectors` does), others being under way."""
@@ -267,20 +271,39 @@ class Encoder:
     def _first_vectors(self, ids: list[list[int]], width: int):
         """Return float32[rows, dim] of the first token ids, as many as a batch of their width holds.
 
-        Rows that are lacking are filled up with copies. Where memory does not hold the batch, the
-        budget is halved until it does.
+        Rows that are lacking are filled up with copies. Where memory does not hold the batch, it is tried
+        again while no other one is computed, and then the budget is halved until it does.
         """
+        alone = self.at_once == 1
         while True:
-            rows = self._rows(width)
-            batch = ids[:rows]
-            if self.fills:
-                batch += batch[-1:] * (rows - len(batch))
+            with self._turn(alone):
+                rows = self._rows(width)
+                batch = ids[:rows]
+                if self.fills:
+                    batch += batch[-1:] * (rows - len(batch))
+                try:
+                    return self._forward(batch, width)
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    if alone:
+                        self._halve(rows, width, error)
+            alone = True
+
+    @contextmanager
+    def _turn(self, alone: bool) -> Iterator[None]:
+        """Compute a batch beside others, or wait until there are none and keep them away."""
+        if not alone:
+            with self.turns:
+                yield
+            return
+        with self.lone:
+            for _ in range(self.at_once):
+                self.turns.acquire()
             try:
-                return self._forward(batch, width)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._halve(rows, width, error)
+                yield
+            finally:
+                self.turns.release(self.at_once)
 
     def _slices(self, texts: list[str], result: Encoded) -> Iterator[tuple[int, Tokens]]:
         """Yield (number of the first text, its slice's tokens), the next slices being made meanwhile."""
@@ -321,11 +344,8 @@ class Encoder:
                 f"the memory of {self.device} does not hold one text of {width} tokens; lower the "
                 "model's max_len, or set torch_dtype: bfloat16"
             ) from error
-        with self.lock:
-            if self._rows(width) < rows:  # another thread has done so meanwhile
-                return
-            self.tokens_per_batch = rows * width // 2
-            self.halvings += 1
+        self.tokens_per_batch = rows * width // 2
+        self.halvings += 1
         if self.device != "cpu":
             import torch
 

@@ -19,7 +19,7 @@ from trove_steps.files import read_json
 from trove_steps.store import store_directory
 
 BASE_MB = 1500  # two snakemakes, a launcher, and a margin for what they share with nobody
-PROCESS_MB = 1000  # torch and transformers, one batch's activations
+PROCESS_MB = 1000  # torch and transformers, activations of the batches that are computed at once
 LEAST_MINUTES = 30
 MARGIN = 3  # a job that is cut off costs more than one that asks for too much
 UNPACKED = {".gz": 4, ".zst": 4, ".bz2": 5, ".xz": 5, ".parquet": 3}

@@ -604,7 +604,7 @@ class Vectors:
         self.order = storage_order(shards, rows)
         self._places = names, shards, rows  # replaced as a whole: threads may be reading
         self._open: OrderedDict[str, Shard] = OrderedDict()
-        self._opening = Lock()
+        self._opening, self._looking_up = Lock(), Lock()
 
     def __len__(self) -> int:
         return len(self._table)
@@ -626,10 +626,13 @@ class Vectors:
     def _retried(self, read: Callable):
         """Return what `read` returns; shards that were merged meanwhile are looked up again."""
         while True:
+            places = self._places
             try:
                 return read()
             except FileNotFoundError as missing:
-                self._look_up_again(missing)
+                with self._looking_up:
+                    if self._places is places:  # else another thread has done so
+                        self._look_up_again(missing)
 
     def _take(self, texts: np.ndarray) -> np.ndarray:
         names, shards, rows = self._places

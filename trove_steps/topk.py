@@ -19,7 +19,7 @@ import numpy as np
 
 from trove_steps import topk_candidates
 from trove_steps.errors import TroveStepsError
-from trove_steps.topk_candidates import TILE_DOCUMENTS, Sweep, capacity, slices
+from trove_steps.topk_candidates import BOLD_REACH, TILE_DOCUMENTS, Sweep, capacity, slices
 from trove_steps.topk_passes import choose_pass
 
 PAIR_BYTES = 12  # of a candidate: its interval and its place
@@ -179,12 +179,12 @@ def search(
     query_rows = query_rows or default_query_rows(reach, documents.dim, chosen, device)
     # Scoring and merging in slices bounds what a rank holds, and what rank 0 holds of all ranks.
     part_rows = max(1, topk_candidates.PAIR_BUDGET // (capacity(reach, chosen) * comm.world))
+    bold = reach >= BOLD_REACH
     for rows in slices(len(queries), query_rows):
         numbers = np.arange(rows.start, rows.stop)
         vectors = np.ascontiguousarray(queries.take(numbers), dtype=np.float32)
         topk_candidates.require_finite(vectors, numbers, queries.ids, "query")
-        share = len(documents) / comm.world
-        sweep = Sweep(vectors, documents, reach, block_rows, device, chosen, share)
+        sweep = Sweep(vectors, documents, reach, block_rows, device, chosen, bold)
         for begun in sweep.run(_claims(comm, f"search.{rows.start}", len(documents), block_rows)):
             if progress is not None:
                 progress(rows.start * len(documents) + len(vectors) * begun)
@@ -197,6 +197,7 @@ def search(
             if gathered is not None:
                 first = rows.start + part.start
                 yield _packed(first, *_ordered(*gathered, depth, documents.ids))
+        bold &= sweep.missed.mean() <= 0.5
         if candidate_pass == "auto" and sweep.chosen == "bfloat16" and sweep.lost().mean() > 0.5:
             chosen = "float32"
 
@@ -241,7 +242,7 @@ def _score_candidates(vectors: np.ndarray, places: np.ndarray, documents: Vector
 
     scores, flat = np.full(places.size, -np.inf), places.ravel()
     threads = torch.get_num_threads()
-    rows = max(1, default_block_rows(documents.dim) // threads)
+    rows = max(1024, default_block_rows(documents.dim) // threads)
     blocks = -(-len(documents) // rows)
     block = flat // rows  # -1 stays -1
     # Numbers of 16 bits are sorted in linear time.
@@ -250,8 +251,6 @@ def _score_candidates(vectors: np.ndarray, places: np.ndarray, documents: Vector
 
     def score(number: int) -> None:
         pairs = by_block[cuts[number] : cuts[number + 1]]
-        if not len(pairs):
-            return
         pairs = pairs[np.argsort(flat[pairs])]  # a document comes to the processor once
         chosen, first = flat[pairs], number * rows
         stored = np.arange(first, min(first + rows, len(documents)))
@@ -263,7 +262,7 @@ def _score_candidates(vectors: np.ndarray, places: np.ndarray, documents: Vector
         scores[pairs] = score_pairs(vectors, read, pairs // places.shape[1], document_of)
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(score, range(blocks)))
+        list(pool.map(score, np.flatnonzero(np.diff(cuts)).tolist()))
     return scores.reshape(places.shape)
 
 

@@ -76,20 +76,22 @@ class Candidates:
     seen: that many documents have an exact score of at least `floor`, so a document whose high is
     below it is out for good. A query with more live candidates than `limit` is `lost`.
 
-    Where the number of documents to come is known (`expected`, else 0), the floor is bold: a place before
-    the `reach`-th of those seen (`topk_kernels._aim`). At the end it is compared with the
+    Where it is known how many documents a query will meet (`expected`, else 0), the floor is bold: a place
+    before the `reach`-th of those seen (`topk_kernels._aim`). At the end it is compared with the
     `reach`-th of all; a query for which it was too high is `missed`.
     """
 
-    def __init__(self, queries: int, reach: int, place_dtype, capacity: int, expected: float = 0.0):
-        self.reach, self.limit, self.expected = reach, (reach + capacity) // 2, expected
+    expected = 0.0
+
+    def __init__(self, queries: int, reach: int, place_dtype, capacity: int):
+        self.reach, self.limit = reach, (reach + capacity) // 2
         self.seen = np.zeros(queries, np.int64)
         self.missed = np.zeros(queries, np.bool_)
         self.low = np.empty((queries, capacity), np.float32)
         self.high = np.empty((queries, capacity), np.float32)
         self.place = np.empty((queries, capacity), place_dtype)
         self.fill = np.zeros(queries, np.int64)
-        first = min(reach, 64) if expected else reach
+        first = min(reach, 64)
         self.full = np.full(queries, min(capacity, first + max(first // 2, 32)))
         self.floor = np.full(queries, -np.inf, np.float32)
         self.lost = np.zeros(queries, np.bool_)
@@ -436,8 +438,8 @@ class Sweep:
     """One tile of queries against some blocks of documents.
 
     `vectors`: float32[m, d], the queries. `reach`: how many best documents must be found. `blocks`:
-    the numbers of the blocks that were searched. `expected`: how many documents these will have,
-    about; 0 where that is not known.
+    the numbers of the blocks that were searched. `bold`: whether a query's floor may be ahead of what
+    is proven, where there are kernels for it; `missed`: bool[m], for which it was too high.
     """
 
     def __init__(
@@ -448,7 +450,7 @@ class Sweep:
         block_rows: int,
         device: str,
         chosen: str,
-        expected: float = 0.0,
+        bold: bool = False,
     ):
         self.vectors, self.documents = writable(vectors), documents
         self.reach, self.block_rows, self.device = reach, block_rows, device
@@ -460,7 +462,7 @@ class Sweep:
         ):
             chosen = "float32"
         self.chosen = chosen
-        self.expected = expected if reach >= BOLD_REACH else 0.0
+        self.bold, self.missed = bold, np.zeros(len(vectors), np.bool_)
         self.bound = Bound(self.factor, vectors.shape[1], chosen)
         self.blocks: list[int] = []
         self.candidates: Candidates | None = None
@@ -477,6 +479,8 @@ class Sweep:
             before = []
             for number in numbers:
                 self.blocks.append(number)
+                if self.bold:
+                    self._expect(number)
                 yield number * self.block_rows
                 block = self._read(number)
                 tasks = [
@@ -506,9 +510,18 @@ class Sweep:
         """The lost queries against the same blocks in float32."""
         return self._again(np.flatnonzero(self.lost()), "float32")
 
+    def _expect(self, number: int) -> None:
+        """Tell the candidates how many documents they will meet: of all, as large a share as until now.
+
+        Ranks claim blocks in the order of their numbers.
+        """
+        share = len(self.blocks) / (number + 1)
+        self.candidates.expected = share * len(self.documents)
+
     def _search_missed(self) -> None:
         """Search again, with the proven floor, for queries for which a bold one was too high."""
-        rows = np.flatnonzero(self.candidates.missed)
+        self.missed = self.candidates.missed.copy()
+        rows = np.flatnonzero(self.missed)
         if len(rows):
             chosen = self.chosen if len(rows) >= QUERIES_THAT_PAY else "float32"
             self.candidates.replace(rows, self._again(rows, chosen).candidates)
@@ -534,9 +547,7 @@ class Sweep:
         dtype = np.int32 if len(self.documents) < 2**31 else np.int64
         shape = count, self.reach, dtype, capacity(self.reach, self.chosen)
         compiled = on_cpu and kernels() is not None
-        self.candidates = (
-            Candidates(*shape, self.expected) if compiled else TorchCandidates(*shape, self.device)
-        )
+        self.candidates = Candidates(*shape) if compiled else TorchCandidates(*shape, self.device)
         self.halves = compiled and self.chosen == "bfloat16"  # are offered as they are
         self.product = PRODUCT if on_cpu else GPU_PRODUCT
         self.tile_documents = TILE_DOCUMENTS if on_cpu else GPU_PRODUCT[1]

@@ -84,12 +84,13 @@ def expected_hits(documents: int, depth: int) -> float:
 
     The integral over n of (place of the floor) / n; see `topk_kernels._aim`.
     """
+    proven = depth * (1 + np.log(max(1, documents / depth)))
     if depth < BOLD_REACH:
-        return depth * (1 + np.log(max(1, documents / depth)))
+        return proven
     most = ((np.sqrt(16 * (depth - 32) + 64) - 8) / 8) ** 2  # 4 most + 8 √most + 32 = depth
     least = 32 * depth / documents
     bold = 4 * most + 16 * np.sqrt(most) + 32 * (1 + np.log(max(1, most / least)))
-    return bold + depth * np.log(depth / most)
+    return min(proven, bold + depth * np.log(depth / most))
 
 
 def _multiplies_bfloat16(device: str) -> bool:

@@ -422,9 +422,11 @@ def _pack_linears(model) -> None:
 
 
 def copy_with_shared_weights(model: torch.nn.Module) -> torch.nn.Module:
-    """Return a copy of a model and its buffers that has the same tensors as weights."""
+    """Return a copy of a model that has the same tensors as weights and masks, which may be large."""
     packed = (m.packed for m in model.modules() if isinstance(m, PackedLinear))
-    return deepcopy(model, {id(weight): weight for weight in chain(model.parameters(), packed)})
+    masks = (buffer for buffer in model.buffers() if buffer.dtype == torch.bool)
+    shared = chain(model.parameters(), packed, masks)
+    return deepcopy(model, {id(tensor): tensor for tensor in shared})
 
 
 def _can_be_copied(model: torch.nn.Module) -> bool:

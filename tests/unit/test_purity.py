@@ -65,7 +65,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(kind, folders, threads):
 
 @pytest.mark.parametrize(
     ("options", "at_once"),
-    [({}, 16), ({"tokens_per_batch": 4096}, 4), ({"tokens_per_batch": 1 << 20}, 1)],
+    [({}, 12), ({"tokens_per_batch": 4096}, 4), ({"tokens_per_batch": 1 << 20}, 1)],
 )
 def test_batches_at_once_are_few_where_they_are_large(folders, threads, options, at_once):
     threads(24)
@@ -95,6 +95,33 @@ def test_batches_that_are_computed_at_once_do_not_meet(folders, threads, monkeyp
     encoder = encoder_of(folders, "bert")
     assert np.array_equal(encoder.encode(texts).vectors, expected)
     assert max(most) > 1, "batches were computed at once"
+
+
+def test_room_for_one_batch_at_a_time_is_enough(folders, threads):
+    """Where memory is short because of other batches, a batch is computed alone, as it is."""
+    import torch
+
+    texts = mixed_texts(60, seed=7)
+    threads(4)
+    encoder = encoder_of(folders, "bert")
+    expected = encoder.encode(texts).vectors
+    forward, busy, refused = encoder.model.forward, [], []
+
+    def small(ids, mask):
+        busy.append(1)
+        try:
+            if len(busy) > 1:
+                refused.append(1)
+                raise torch.OutOfMemoryError("no room")
+            time.sleep(0.002)
+            return forward(ids, mask)
+        finally:
+            busy.pop()
+
+    encoder.model.forward = small
+    assert np.array_equal(encoder.encode(texts).vectors, expected)
+    assert refused
+    assert encoder.halvings == 0
 
 
 def test_copies_for_threads_share_the_weights(folders):

@@ -25,7 +25,7 @@ SHARED = Path(os.environ.get("TROVE_SHARED", Path(__file__).parents[3] / "shared
 WAYS = ["torch float32", "torch bfloat16"]
 if topk_candidates.kernels() is not None:
     WAYS += ["numba float32", "numba bfloat16", "numba int8", "numba int8 always"]
-    WAYS += ["numba bfloat16 bold", "numba int8 always bold"]
+    WAYS += ["numba bfloat16 bold", "numba int8 bold", "numba int8 always bold"]
 
 
 @pytest.fixture(params=WAYS)
@@ -42,7 +42,7 @@ def take_way(name, monkeypatch):
     if "always" in name:
         monkeypatch.setattr(topk_candidates, "HITS_THAT_PAY", 2)
     if "bold" in name:
-        monkeypatch.setattr(topk_candidates, "BOLD_REACH", 1)
+        monkeypatch.setattr(topk, "BOLD_REACH", 1)
         monkeypatch.setattr(topk, "Sweep", TooBold)
     return {"candidate_pass": name.split()[1]}
 
@@ -50,15 +50,15 @@ def take_way(name, monkeypatch):
 class TooBold(topk_candidates.Sweep):
     """Expects thirty times the documents that there are."""
 
-    missed = 0
+    again = 0  # queries that were searched again
 
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.expected *= 30
+    def _expect(self, number):
+        super()._expect(number)
+        self.candidates.expected *= 30
 
     def _search_missed(self):
-        TooBold.missed += self.candidates.missed.sum()
         super()._search_missed()
+        TooBold.again += int(self.missed.sum())
 
 
 class Table:
@@ -266,19 +266,10 @@ class TestBoldFloor:
     depth = 300
 
     def sweep(self, documents, queries, chosen, bold=True):
-        missed = []
-
-        class Watched(topk_candidates.Sweep):
-            def _search_missed(self):
-                missed.append(self.candidates.missed.copy())
-                super()._search_missed()
-
-        made = Watched(
-            queries, documents, self.depth, 4096, "cpu", chosen, len(documents) if bold else 0.0
-        )
+        made = topk_candidates.Sweep(queries, documents, self.depth, 4096, "cpu", chosen, bold)
         for _ in made.run(iter(range(-(-len(documents) // 4096)))):
             pass
-        return made, missed[0]
+        return made, made.missed
 
     def found(self, made):
         """The candidates that the final floor leaves, which contain the best."""
@@ -286,7 +277,7 @@ class TestBoldFloor:
         return [set(row[row >= 0].tolist()) for row in places]
 
     @pytest.mark.parametrize("chosen", ["float32", "bfloat16", "int8"])
-    def test_order_at_random(self, chosen, monkeypatch):
+    def test_order_at_random(self, chosen):
         documents, queries = Table(normal(1, 40_000, 32)), normal(2, 80, 32)
         made, missed = self.sweep(documents, queries, chosen)
         plain, _ = self.sweep(documents, queries, chosen, bold=False)
@@ -349,17 +340,61 @@ class TestBoldFloor:
         with monkeypatch.context() as patch:
             patch.setattr(topk_candidates.Candidates, "offer", counting)
             patch.setattr(topk_candidates, "PRODUCT", (1024, 128))
-            self.sweep(documents, queries, "float32")
+            bold = self.depth >= topk_candidates.BOLD_REACH
+            self.sweep(documents, queries, "float32", bold)
         return counted.mean()
 
 
+@pytest.mark.parametrize("name", [name for name in WAYS if "bold" in name])
+def test_floors_that_are_too_bold(name, monkeypatch):
+    """Whatever is missed is found again: several ranks, excluded documents, orders that favour a query."""
+    before = TooBold.again
+    with monkeypatch.context() as patch:
+        way = take_way(name, patch)
+        search_too_boldly(way)
+    assert TooBold.again > before + 100
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(100, 500),
+    depth=st.integers(33, 200),
+    block_rows=st.integers(10, 300),
+    query_rows=st.integers(1, 12),
+    world=st.integers(1, 3),
+    distinct=st.integers(1, 500),
+    order=st.sampled_from(["random", "best first", "best last"]),
+    seed=st.integers(0, 9),
+)
+def search_too_boldly(way, n, depth, block_rows, query_rows, world, distinct, order, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((distinct, 5)).astype(np.float32)
+    rows, queries = values[rng.integers(0, distinct, n)], Table(normal(seed, 9, 5))
+    if order != "random":
+        scores = rows @ queries.rows[0]
+        rows = rows[np.argsort(-scores if order == "best first" else scores)]
+    exclude = rng.integers(-1, n, 9) if seed % 2 else None
+    check(
+        queries, Table(rows, shuffled_ids(n)), depth, exclude,
+        block_rows=block_rows, query_rows=query_rows, world=world, **way,
+    )  # fmt: skip
+
+
 @pytest.mark.skipif("numba int8" not in WAYS, reason="floors are bold in compiled kernels only")
-def test_too_bold_a_floor_is_found_out(monkeypatch):
-    documents, queries = Table(normal(1, 500, 24), shuffled_ids(500)), Table(normal(2, 9, 24))
-    way = take_way("numba float32 bold", monkeypatch)
-    before = TooBold.missed
-    check(queries, documents, 100, block_rows=128, **way)
-    assert TooBold.missed > before
+def test_a_bold_floor_that_failed_is_not_tried_again(monkeypatch):
+    rows, queries = normal(3, 20_000, 16), normal(4, 6, 16)
+    queries[:] = queries[0]
+    rows = rows[np.argsort(-(rows @ queries[0]))]
+    swept = []
+
+    class Watched(topk_candidates.Sweep):
+        def _search_missed(self):
+            super()._search_missed()
+            swept.append((self.bold, int(self.missed.sum())))
+
+    monkeypatch.setattr(topk, "Sweep", Watched)
+    run(Table(queries), Table(rows), 300, query_rows=2)
+    assert swept == [(True, 2), (False, 0), (False, 0)]
 
 
 @pytest.mark.parametrize("query", [-2, -1, 1, 2])
