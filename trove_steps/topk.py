@@ -1,6 +1,6 @@
 """Exact top-k search by dot product, reproducible to the byte and bounded in memory.
 
-Two passes. *Candidates* (`trove_steps.topk_candidates`): fast products of tiles, from which only
+Two passes. *Candidates* (`trove_steps.topk_sweep`): fast products of tiles, from which only
 the documents are kept that can be among the best. *Certificate*: these few are scored again by
 `rescore`, whose bits depend on nothing but the two vectors, and ordered by score, then document id,
 both descending. A query that keeps too many (ties, overflow) is searched again by `rescore` alone.
@@ -19,8 +19,10 @@ import numpy as np
 
 from trove_steps import topk_candidates
 from trove_steps.errors import TroveStepsError
-from trove_steps.topk_candidates import BOLD_REACH, TILE_DOCUMENTS, Sweep, capacity, slices
+from trove_steps.topk_candidates import BOLD_REACH, capacity, slices
 from trove_steps.topk_passes import choose_pass
+from trove_steps.topk_products import writable
+from trove_steps.topk_sweep import TILE_DOCUMENTS, Sweep, require_finite
 
 PAIR_BYTES = 12  # of a candidate: its interval and its place
 SHARE_TO_READ_ALL = 0.25  # candidates per document from which on all documents of a block are read
@@ -183,7 +185,7 @@ def search(
     for rows in slices(len(queries), query_rows):
         numbers = np.arange(rows.start, rows.stop)
         vectors = np.ascontiguousarray(queries.take(numbers), dtype=np.float32)
-        topk_candidates.require_finite(vectors, numbers, queries.ids, "query")
+        require_finite(vectors, numbers, queries.ids, "query")
         sweep = Sweep(vectors, documents, reach, block_rows, device, chosen, bold)
         for begun in sweep.run(_claims(comm, f"search.{rows.start}", len(documents), block_rows)):
             if progress is not None:
@@ -258,7 +260,7 @@ def _score_candidates(vectors: np.ndarray, places: np.ndarray, documents: Vector
             stored, document_of = np.unique(chosen, return_inverse=True)
         else:
             document_of = chosen - first
-        read = topk_candidates.writable(documents.take(documents.order[stored]))
+        read = writable(documents.take(documents.order[stored]))
         scores[pairs] = score_pairs(vectors, read, pairs // places.shape[1], document_of)
 
     with ThreadPoolExecutor(threads) as pool:
@@ -291,7 +293,7 @@ def _search_in_full(vectors: np.ndarray, sweep: Sweep) -> tuple[np.ndarray, np.n
                 first = number * sweep.block_rows
                 for tile in slices(min(sweep.block_rows, len(documents) - first), TILE_DOCUMENTS):
                     docs = documents.order[first + tile.start : first + tile.stop]
-                    read = topk_candidates.writable(documents.take(docs))
+                    read = writable(documents.take(docs))
                     repeated = [docs] * len(some), [read] * len(some)
                     best = list(pool.map(improve, best, some, *repeated))
             found += best

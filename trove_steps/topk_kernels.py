@@ -374,7 +374,7 @@ def _bar(floor, unit, shift, error):
 
 
 def _dot(q, d):
-    """The float32 product of two vectors, added in any order: `topk_candidates.Bound` holds."""
+    """The float32 product of two vectors, added in any order: `topk_products.Bound` holds."""
     total = np.float32(0)
     for j in range(q.shape[0]):
         total += q[j] * d[j]

@@ -1,6 +1,6 @@
 """Which candidate pass a search takes: "auto" tries them on the processor at hand and predicts.
 
-All passes give the same results (`trove_steps.topk_candidates`), so this decides about time alone.
+All passes give the same results (`trove_steps.topk_sweep`), so this decides about time alone.
 """
 
 from __future__ import annotations
@@ -12,22 +12,16 @@ from functools import cache
 import numpy as np
 
 from trove_steps.errors import TroveStepsError
-from trove_steps.topk_candidates import (
-    BOLD_REACH,
-    CODE_PRODUCT,
-    PRODUCT,
-    TILE_DOCUMENTS,
-    Candidates,
+from trove_steps.topk_candidates import BOLD_REACH, Candidates, capacity, kernels, slices
+from trove_steps.topk_products import (
     CodedQueries,
     Codes,
     Factor,
     can_widen,
-    capacity,
-    kernels,
     multiply,
     one_thread_each,
-    slices,
 )
+from trove_steps.topk_sweep import CODE_PRODUCT, PRODUCT, TILE_DOCUMENTS
 
 PASSES = ("auto", "float32", "bfloat16", "int8")
 LEAST_GAIN = 0.85  # what another pass is predicted to take of float32's time, to be taken
