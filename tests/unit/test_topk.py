@@ -316,6 +316,14 @@ class TestBoldFloor:
         for world in (2, 3, 4):
             assert digest(run(queries, documents, self.depth, world, block_rows=200)) == expected
 
+    def test_a_slow_rank_expects_few_documents(self):
+        """It got one block while others got forty."""
+        documents, queries = Table(normal(12, 40_000, 32)), normal(13, 80, 32)
+        made = topk_sweep.Sweep(queries, documents, self.depth, 512, "cpu", "float32", True)
+        for _ in made.run(iter([40])):
+            pass
+        assert not made.missed.any()
+
     def test_hits_are_predicted(self, monkeypatch):
         """The formula of `expected_hits` beside what is counted."""
         documents, queries = Table(normal(10, 100_000, 8)), normal(11, 64, 8)
