@@ -215,9 +215,9 @@ class Encoder:
             number = torch.device(self.device).index or 0
             return 1, ThreadPoolExecutor(1, "encode", torch.cuda.set_device, (number,))
         threads, longest = torch.get_num_threads(), max(self.tokens_per_batch, self.max_len)
-        most = (
-            max(1, min(MOST_AT_ONCE, TOKENS_AT_ONCE // longest)) if self.model.side_by_side else 1
-        )
+        most = min(MOST_AT_ONCE, max(1, TOKENS_AT_ONCE // longest))
+        if not self.model.side_by_side:
+            most = 1
         each = -(-threads // most)
         at_once = threads // each
         return at_once, ThreadPoolExecutor(at_once, "encode", torch.set_num_threads, (each,))

@@ -26,6 +26,7 @@ from trove_steps.topk_sweep import TILE_DOCUMENTS, Sweep, require_finite
 
 PAIR_BYTES = 12  # of a candidate: its interval and its place
 SHARE_TO_READ_ALL = 0.25  # candidates per document from which on all documents of a block are read
+LEAST_ROWS = 1024  # of such a block, however many threads share the memory
 BLOCK_BYTES = 32 * 2**20  # document vectors of one block; two are held, one is being read
 
 
@@ -244,7 +245,7 @@ def _score_candidates(vectors: np.ndarray, places: np.ndarray, documents: Vector
 
     scores, flat = np.full(places.size, -np.inf), places.ravel()
     threads = torch.get_num_threads()
-    rows = max(1024, default_block_rows(documents.dim) // threads)
+    rows = max(LEAST_ROWS, default_block_rows(documents.dim) // threads)
     blocks = -(-len(documents) // rows)
     block = flat // rows  # -1 stays -1
     # Numbers of 16 bits are sorted in linear time.

@@ -108,7 +108,6 @@ class Candidates:
             getattr(self, name)[rows, :width] = getattr(others, name)
         for name in ("fill", "floor", "lost"):
             getattr(self, name)[rows] = getattr(others, name)
-        self.missed[rows] = False
 
     def places(self, part: slice) -> np.ndarray:
         """int64[m, w], the live candidates of queries `part`, -1 at the end of shorter rows."""

@@ -111,7 +111,7 @@ class Sweep:
 
     `vectors`: float32[m, d], the queries. `reach`: how many best documents must be found. `blocks`:
     the numbers of the blocks that were searched. `bold`: whether a query's floor may be ahead of what
-    is proven, where there are kernels for it; `missed`: bool[m], for which it was too high.
+    is proven, where there are kernels for it.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Sweep:
         ):
             chosen = "float32"
         self.chosen = chosen
-        self.bold, self.missed = bold, np.zeros(len(vectors), np.bool_)
+        self.bold = bold
         self.bound = Bound(self.factor, vectors.shape[1], chosen)
         self.blocks: list[int] = []
         self.candidates: Candidates | None = None
@@ -177,6 +177,11 @@ class Sweep:
         """bool[m]: which of queries `part` must be searched again: their `places` do not count."""
         return self.candidates.is_lost(part)
 
+    @property
+    def missed(self) -> np.ndarray:
+        """bool[m]: for which queries a bold floor was too high; they were searched again."""
+        return self.candidates.missed
+
     @cached_property
     def finer(self) -> Sweep:
         """The lost queries against the same blocks in float32."""
@@ -192,7 +197,6 @@ class Sweep:
 
     def _search_missed(self) -> None:
         """Search again, with the proven floor, for queries for which a bold one was too high."""
-        self.missed = self.candidates.missed.copy()
         rows = np.flatnonzero(self.missed)
         if len(rows):
             chosen = self.chosen if len(rows) >= QUERIES_THAT_PAY else "float32"

@@ -269,7 +269,7 @@ class TestBoldFloor:
         made = topk_sweep.Sweep(queries, documents, self.depth, 4096, "cpu", chosen, bold)
         for _ in made.run(iter(range(-(-len(documents) // 4096)))):
             pass
-        return made, made.missed
+        return made
 
     def found(self, made):
         """The candidates that the final floor leaves, which contain the best."""
@@ -279,9 +279,9 @@ class TestBoldFloor:
     @pytest.mark.parametrize("chosen", ["float32", "bfloat16", "int8"])
     def test_order_at_random(self, chosen):
         documents, queries = Table(normal(1, 40_000, 32)), normal(2, 80, 32)
-        made, missed = self.sweep(documents, queries, chosen)
-        plain, _ = self.sweep(documents, queries, chosen, bold=False)
-        assert not missed.any(), "eight deviations"
+        made = self.sweep(documents, queries, chosen)
+        plain = self.sweep(documents, queries, chosen, bold=False)
+        assert not made.missed.any(), "eight deviations"
         assert self.found(made) == self.found(plain)
 
     @pytest.mark.parametrize("chosen", ["float32", "bfloat16", "int8"])
@@ -289,10 +289,10 @@ class TestBoldFloor:
         rows, queries = normal(3, 40_000, 32), normal(4, 80, 32)
         queries[40:] = -queries[:40]
         rows = rows[np.argsort(-(rows @ queries[0]))]
-        made, missed = self.sweep(Table(rows), queries, chosen)
-        assert missed[0], "all of its best are in the first tile"
-        assert not missed[40], "its best come last"
-        assert not missed.all()
+        made = self.sweep(Table(rows), queries, chosen)
+        assert made.missed[0], "all of its best are in the first tile"
+        assert not made.missed[40], "its best come last"
+        assert not made.missed.all()
         lost = made.lost()
         assert lost.sum() < 10, "bfloat16 leaves some open"
         for best, found, is_lost in zip(
@@ -307,8 +307,7 @@ class TestBoldFloor:
     def test_a_group_of_near_copies_is_not_missed(self):
         rows, queries = normal(5, 40_000, 32), normal(6, 80, 32)
         rows[:30] = queries[0] + normal(7, 30, 32) * np.float32(0.1)
-        _, missed = self.sweep(Table(rows), queries, "float32")
-        assert not missed.any()
+        assert not self.sweep(Table(rows), queries, "float32").missed.any()
 
     def test_a_rank_with_few_documents(self):
         documents, queries = Table(normal(8, 5_000, 32)), Table(normal(9, 5, 32))
