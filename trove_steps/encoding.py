@@ -269,7 +269,7 @@ def _read_collection(job: Job, store: Store, record: Record) -> _Collection:
     ids, keys, sources = [], bytearray(), []
     for path, digest, reader in zip(job.paths, digests, _readers(job), strict=True):
         shown = shown_path(path)
-        for part in keyed_records(path, digest, reader, job.form, job.dataset, shown):
+        for part in keyed_records(path, digest, fingerprints, reader, job.form, job.dataset, shown):
             ids.append(part.ids)
             keys += memoryview(part.keys).cast("B")
         sources.append((shown, sum(map(len, ids))))

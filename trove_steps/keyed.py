@@ -22,14 +22,14 @@ import pyarrow as pa
 
 from trove_steps.data import Reader, portion_bounds, read_records
 from trove_steps.data.opening import changed
-from trove_steps.fingerprint import hash_file, identity
+from trove_steps.fingerprint import Fingerprints, identity
 from trove_steps.formats import formatter
 from trove_steps.keys import TEXT_KEY_BYTES, text_keys
 from trove_steps.own_code import is_name
 
 PORTION_BYTES = 4 << 20
 PIPE_BYTES = 1 << 20  # some portions' ids and keys: a process goes on while another's turn is
-MOST_PROCESSES = 8  # the file's own digest takes as long as the work of eight
+MOST_PROCESSES = 8  # the file's SHA-256, where it is needed, takes as long as the work of eight
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,23 @@ class _Unusual(Exception):
 
 
 def keyed_records(
-    path: Path, digest: str, reader: Reader, form: str, dataset: str, shown_as: str | None = None
+    path: Path,
+    digest: str,
+    fingerprints: Fingerprints,
+    reader: Reader,
+    form: str,
+    dataset: str,
+    shown_as: str | None = None,
 ) -> Iterator[Collected]:
     """Yield the ids and text keys of the records of a file, in order.
 
-    digest: the SHA-256 (hex) that its bytes must have. form, dataset: as `formats.formatter` takes them.
+    digest: the SHA-256 (hex) that its bytes must have; fingerprints: what is remembered of it.
+    form, dataset: as `formats.formatter` takes them.
     Raises TroveStepsError as `read_records`.
     """
     rows = 0
     try:
-        for part in _in_portions(path, digest, reader, form, shown_as or str(path)):
+        for part in _in_portions(path, digest, fingerprints, reader, form, shown_as or str(path)):
             yield part
             rows += len(part.keys)
     except _Unusual:
@@ -72,7 +79,7 @@ def _in_a_row(path, digest, reader, form, dataset, shown_as) -> Iterator[Collect
         yield Collected(pa.array(batch.ids, pa.string()), _as_rows(keys))
 
 
-def _in_portions(path, digest, reader, form, shown_as) -> Iterator[Collected]:
+def _in_portions(path, digest, fingerprints, reader, form, shown_as) -> Iterator[Collected]:
     # Functions of the user's own are called in this process only.
     bounds = [] if is_name(form) else portion_bounds(path, reader, PORTION_BYTES)
     portions = len(bounds) - 1
@@ -81,7 +88,7 @@ def _in_portions(path, digest, reader, form, shown_as) -> Iterator[Collected]:
         raise _Unusual
     before = identity(path)
     with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
-        found = thread.submit(hash_file, path)
+        as_planned = thread.submit(fingerprints.holds, path, digest)
         given = json.dumps([str(path), bounds, vars(reader), form])
         pipes = [stack.enter_context(_reading(given, n, processes)) for n in range(processes)]
         unusual = False
@@ -91,7 +98,7 @@ def _in_portions(path, digest, reader, form, shown_as) -> Iterator[Collected]:
         except _Unusual:
             unusual = True
         # While nothing about a file changes, all who read it read the same bytes.
-        if found.result() != digest or identity(path) != before:
+        if not as_planned.result() or identity(path) != before:
             raise changed(shown_as)
         if unusual:
             raise _Unusual

@@ -7,13 +7,16 @@ import sys
 import threading
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trove_steps import fingerprint
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json, write_json, written_atomically
-from trove_steps.fingerprint import Fingerprints, check_unchanged, hash_file
+from trove_steps.fingerprint import Fingerprints, check_unchanged
 
 
 def sha256(content: bytes) -> str:
@@ -31,11 +34,12 @@ def hashed(monkeypatch) -> list:
     """The files that were really read."""
     read = []
 
-    def counting(path):
+    def counting(path, *others):
         read.append(Path(path).name)
-        return hash_file(path)
+        return checksum(path, *others)
 
-    monkeypatch.setattr(fingerprint, "hash_file", counting)
+    checksum = fingerprint._checksum
+    monkeypatch.setattr(fingerprint, "_checksum", counting)
     return read
 
 
@@ -151,14 +155,62 @@ def test_an_unreadable_memory_costs_time_only(tmp_path, settled):
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatch):
     path = written(tmp_path / "a", b"corpus")
 
-    def slow_hash(real):
-        digest = hash_file(real)
+    def slow_checksum(real, *others):
+        found = checksum(real, *others)
         path.write_bytes(b"corpus and more")
-        return digest
+        return found
 
-    monkeypatch.setattr(fingerprint, "hash_file", slow_hash)
+    checksum = fingerprint._checksum
+    monkeypatch.setattr(fingerprint, "_checksum", slow_checksum)
     with pytest.raises(TroveStepsError, match="changed while it was read"):
         Fingerprints(tmp_path / "cache").file(path)
+
+
+def other_bytes(content: bytes):
+    """Bytes that are nearly, or all but, the same."""
+    flip = st.integers(0, 8 * len(content) - 1).map(
+        lambda bit: (int.from_bytes(content, "little") ^ 1 << bit).to_bytes(len(content), "little")
+    )
+    return st.one_of(flip, st.just(content + b"\0"), st.just(content[:-1]), st.binary())
+
+
+@given(content=st.binary(min_size=1), remembered=st.booleans(), data=st.data())
+def test_whether_a_file_holds_what_it_held(content, remembered, data):
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fingerprint, "SETTLING_SECONDS", -1.0 if remembered else 2.0)
+        path = written(Path(folder, "a"), content)
+        prints = Fingerprints(Path(folder, "cache"))
+        digest = prints.file(path)
+        assert len(memos(Path(folder, "cache"))) == remembered
+        assert prints.holds(path, digest)
+        assert not prints.holds(path, sha256(content + b"more"))
+        other = data.draw(other_bytes(content))
+        path.write_bytes(other)
+        assert prints.holds(path, digest) == (other == content)
+        assert prints.holds(path, sha256(other))
+
+
+def test_what_a_file_holds_is_read_whatever_its_times_are(tmp_path, settled, monkeypatch):
+    path = written(tmp_path / "a", b"weights 0")
+    prints = Fingerprints(tmp_path / "cache")
+    digest = prints.file(path)
+    path.write_bytes(b"weights 1")
+    held = fingerprint.identity(path)
+    (memo,) = memos(tmp_path / "cache")
+    write_json(memo, {**read_json(memo), "identity": held})
+    assert prints.file(path) == digest  # as if the file's times had not changed
+    assert not prints.holds(path, digest)
+
+
+@pytest.mark.parametrize("memory", [{}, {"sha256": 7}, {"xxh3_128": "0"}, {"xxh3_128": 7}])
+def test_a_damaged_memory_of_what_a_file_held(tmp_path, settled, memory):
+    path = written(tmp_path / "a", b"corpus")
+    prints = Fingerprints(tmp_path / "cache")
+    digest = prints.file(path)
+    (memo,) = memos(tmp_path / "cache")
+    write_json(memo, {"sha256": digest, **memory})
+    assert prints.holds(path, digest)
+    assert not prints.holds(path, sha256(b"other"))
 
 
 @pytest.mark.parametrize("name", ["missing", "folder"])

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trove_steps import keyed
+from trove_steps import fingerprint, keyed
 from trove_steps.data import Reader, portion_bounds, read_portion
 from trove_steps.errors import TroveStepsError
+from trove_steps.fingerprint import Fingerprints
 
 from .collections_on_disk import COMPRESSIONS, FORMATS, fuzz, json_lines, records, write
 
@@ -42,7 +43,8 @@ def only_portions(two_processes, monkeypatch):
 
 def collected(path, reader=Reader(), form=TEMPLATE, digest=None):  # noqa: B008 (frozen)
     digest = digest or hashlib.sha256(path.read_bytes()).hexdigest()
-    parts = list(keyed.keyed_records(path, digest, reader, form, "d", "shown"))
+    prints = Fingerprints(path.parent / "cache")
+    parts = list(keyed.keyed_records(path, digest, prints, reader, form, "d", "shown"))
     ids = [name for part in parts for name in part.ids.to_pylist()]
     return ids, np.concatenate([part.keys for part in parts])
 
@@ -143,12 +145,28 @@ def test_a_file_that_changed(tmp_path, two_processes):
         collected(path, digest="0" * 64)
 
 
+def test_a_file_that_changed_after_it_was_planned_with(tmp_path, two_processes, monkeypatch):
+    monkeypatch.setattr(fingerprint, "SETTLING_SECONDS", -1.0)
+    content = json_lines(ROWS)
+    path = write(tmp_path, content)
+    digest = Fingerprints(tmp_path / "cache").file(path)
+    assert same(collected(path, digest=digest), expected(ROWS))
+    path.write_bytes(content.replace(b"word", b"ward", 1))
+    with pytest.raises(TroveStepsError, match="shown changed while it was read, or since"):
+        collected(path, digest=digest)
+
+
 @pytest.mark.parametrize("last", [b"", b"{"], ids=["changed", "changed, then unusual"])
-def test_a_file_that_changes_and_changes_back(tmp_path, two_processes, monkeypatch, last):
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_file_that_changes_and_changes_back(
+    tmp_path, two_processes, monkeypatch, last, remembered
+):
     content = json_lines(ROWS) + last
     path = write(tmp_path, content)
-    digest = hashlib.sha256(content).hexdigest()
-    parts = keyed.keyed_records(path, digest, Reader(), TEMPLATE, "d", "shown")
+    prints = Fingerprints(tmp_path / "cache")
+    monkeypatch.setattr(fingerprint, "SETTLING_SECONDS", -1.0 if remembered else 2.0)
+    digest = prints.file(path)
+    parts = keyed.keyed_records(path, digest, prints, Reader(), TEMPLATE, "d", "shown")
     next(parts)
     time.sleep(0.02)  # the clock of a file system ticks every 10 ms at worst
     path.write_bytes(content.replace(b"word", b"ward"))
@@ -160,7 +178,8 @@ def test_a_file_that_changes_and_changes_back(tmp_path, two_processes, monkeypat
 def test_processes_end_when_nobody_reads_on(tmp_path, two_processes):
     path = write(tmp_path, json_lines(ROWS))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    parts = keyed.keyed_records(path, digest, Reader(), TEMPLATE, "d")
+    prints = Fingerprints(tmp_path / "cache")
+    parts = keyed.keyed_records(path, digest, prints, Reader(), TEMPLATE, "d")
     before = psutil.Process().children()
     next(parts)
     assert len(psutil.Process().children()) == len(before) + 2
@@ -176,9 +195,11 @@ def test_processes_end_with_the_one_that_is_killed(tmp_path):
         import psutil
         from trove_steps import keyed
         from trove_steps.data import Reader
+        from trove_steps.fingerprint import Fingerprints
         os.sched_getaffinity = lambda _: {{0, 1}}
         keyed.PORTION_BYTES = 1 << 22
-        parts = keyed.keyed_records(Path({str(path)!r}), "", Reader(), "{{text}}", "d")
+        prints = Fingerprints("cache")
+        parts = keyed.keyed_records(Path({str(path)!r}), "", prints, Reader(), "{{text}}", "d")
         next(parts)
         print(*(child.pid for child in psutil.Process().children()), flush=True)
         time.sleep(600)
