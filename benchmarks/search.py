@@ -36,7 +36,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from trove_steps.store import Store, Vectors, as_slice, write_collection
+from trove_steps.embeddings.collection import write_collection
+from trove_steps.embeddings.store import Store
+from trove_steps.embeddings.vectors import Vectors, as_slice
 from trove_steps.topk import search
 
 SLICE = 100_000  # documents made at once

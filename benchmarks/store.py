@@ -23,9 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from trove_steps.compaction import compact, verify
+from trove_steps.embeddings.compaction import compact
+from trove_steps.embeddings.store import Store
+from trove_steps.embeddings.verification import verify
 from trove_steps.keys import text_key
-from trove_steps.store import Store
 
 ENCODER = "0" * 32
 

@@ -42,10 +42,11 @@ class Asker:
     """A model in memory and a corpus that it can be asked about."""
 
     def __init__(self, plan, cell):
+        from trove_steps.embeddings.paths import dropped_mark
+        from trove_steps.embeddings.vectors import Vectors
         from trove_steps.encoder import Encoder
         from trove_steps.formats import formatter
         from trove_steps.search import as_searched
-        from trove_steps.store import Vectors, dropped_mark
 
         if cell.queries.step != "encode":
             raise TroveStepsError(

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from trove_steps import compaction
+from trove_steps.embeddings import compaction, verification
+from trove_steps.embeddings.collection import collection_keys, last_use
+from trove_steps.embeddings.paths import dropped_mark
+from trove_steps.embeddings.shards import DamagedShard, Shard
+from trove_steps.embeddings.store import Store
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
 from trove_steps.fingerprint import hash_file
 from trove_steps.keys import TEXT_KEY_BYTES, recipe_key
-from trove_steps.store import DamagedShard, Shard, Store, collection_keys, dropped_mark, last_use
 
 ROLES = ("corpus", "queries")
 
@@ -261,7 +264,7 @@ def _verify_shards(folder: EncoderFolder, found: Verification, repair: bool) -> 
         found.shards += 1
         found.bytes += size_of(folder.store.shard_path(name))
     remedy = "set aside; its texts are encoded again" if repair else "left alone"
-    for damaged in compaction.verify(folder.store, set_aside=repair):
+    for damaged in verification.verify(folder.store, set_aside=repair):
         path = folder.store.shard_path(damaged.name)
         found.damages.append(Damage(path, damaged.problem.removeprefix(f"{path}: "), remedy))
 

@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trove_steps.embeddings.paths import manifest_path
+from trove_steps.embeddings.vectors import Vectors
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_manifest
 from trove_steps.fingerprint import hash_file
 from trove_steps.search import MANIFEST, open_search
-from trove_steps.store import Vectors, manifest_path
 
 QUERIES_AT_ONCE = 256  # which read the documents once
 BLOCK_DOCUMENTS, BLOCK_NUMBERS = 8192, 1 << 22  # the most documents of a block, and numbers in them

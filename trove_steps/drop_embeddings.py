@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from trove_steps.arguments import run_step
-from trove_steps.compaction import compact
+from trove_steps.embeddings.collection import collection_keys
+from trove_steps.embeddings.compaction import compact
+from trove_steps.embeddings.paths import dropped_mark
+from trove_steps.embeddings.sorted_keys import SortedKeys
+from trove_steps.embeddings.store import Store
 from trove_steps.keys import TEXT_KEY_BYTES
 from trove_steps.progress import report
 from trove_steps.results import write_record
-from trove_steps.store import SortedKeys, Store, collection_keys, dropped_mark
 
 
 def drop(manifest: Path) -> int:

@@ -23,6 +23,9 @@ from trove_steps.arguments import shown_path
 from trove_steps.claims import Claims, finished, remove_claims, shared_portions
 from trove_steps.data import Reader, named, read_records, reader_of
 from trove_steps.distributed import Comm, pick_device, share_cpu_threads
+from trove_steps.embeddings.collection import write_collection
+from trove_steps.embeddings.paths import manifest_path
+from trove_steps.embeddings.store import Places, Store
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import write_json
 from trove_steps.fingerprint import Fingerprints, check_unchanged
@@ -33,7 +36,6 @@ from trove_steps.lengths import Cut, measure_cut, write_cut, write_lengths
 from trove_steps.model_settings import ModelSettings, model_files
 from trove_steps.progress import SharedBar, report
 from trove_steps.resources import text_bytes
-from trove_steps.store import Places, Store, manifest_path, write_collection
 from trove_steps.versions import versions
 from trove_steps.work import Portion, Work, remove_leftovers, write_work
 

@@ -12,6 +12,9 @@ import numpy as np
 
 from trove_steps.arguments import shown_path
 from trove_steps.data import read_records, reader_of
+from trove_steps.embeddings.paths import dropped_mark
+from trove_steps.embeddings.shards import Shard
+from trove_steps.embeddings.store import Store
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
 from trove_steps.formats import formatter
@@ -20,7 +23,6 @@ from trove_steps.model_settings import transformer_folder, vector_width
 from trove_steps.plan import Encoding, Imported, Model, Plan
 from trove_steps.resources import read_records as read_records_of_jobs
 from trove_steps.stages import cell_stages
-from trove_steps.store import Shard, Store, dropped_mark
 
 SAMPLE = 256  # texts whose tokens are counted
 STORED_BYTES = {"float32": 4, "float16": 2}

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from trove_steps.embeddings.vectors import Vectors
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import written_atomically
-from trove_steps.store import Vectors
 
 BLOCK_BYTES = 64 << 20
 TROVE_BATCH_ROWS = 1000  # what Trove writes, and reads at most, at once

@@ -18,11 +18,12 @@ from trove_steps.data import read_records, reader_of
 from trove_steps.data.ids import RECORD_ID_NAMES, bad_id, bad_id_message, shortened
 from trove_steps.data.opening import Source
 from trove_steps.data.tables import column_batches
+from trove_steps.embeddings.collection import write_collection
+from trove_steps.embeddings.store import Store
 from trove_steps.errors import TroveStepsError
 from trove_steps.fingerprint import check_unchanged
 from trove_steps.keys import TEXT_KEY_BYTES, imported_recipe, recipe_key, text_keys
 from trove_steps.progress import progress_bar
-from trove_steps.store import Store, write_collection
 
 BLOCK_BYTES = 64 << 20
 NPY = b"\x93NUMPY"

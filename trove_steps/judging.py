@@ -46,7 +46,8 @@ def judgments(files: Files, collections: list[dict] | None, search: dict, cache_
         return read_qrels(files.paths, shown_as=files.shown_as, digests=files.digests)
     from trove_steps.data.collections import merge_collections
     from trove_steps.data.namespaces import Namespaces
-    from trove_steps.store import Vectors, manifest_path
+    from trove_steps.embeddings.paths import manifest_path
+    from trove_steps.embeddings.vectors import Vectors
 
     spaces = {}
     for side in ("queries", "corpus"):

@@ -11,12 +11,12 @@ import pyarrow as pa
 from trove_steps.arguments import shown_path
 from trove_steps.config import load_schema
 from trove_steps.data import read_records, reader_of
+from trove_steps.embeddings.paths import manifest_path
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
 from trove_steps.judging import add_collections_argument, read_judgments
 from trove_steps.ranking import Ranking
 from trove_steps.search import open_search
-from trove_steps.store import manifest_path
 
 
 def add_candidate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from trove_steps.embeddings.store import Store
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import read_manifest, withdraw, write_json, written_atomically
+from trove_steps.files import read_manifest, write_json, written_atomically
 from trove_steps.fingerprint import hash_file
 from trove_steps.keys import TEXT_KEY_BYTES, text_key
-from trove_steps.store import Store
+from trove_steps.manifest_table import read_table
 
 MANIFEST = {"documents": int, "pairs": int, "arrow_sha256": str}
 SCHEMA = pa.schema([("query", pa.int64()), ("document", pa.int64()), ("score", pa.float64())])
@@ -94,15 +95,7 @@ def write_pair_scores(
 def read_teacher(manifest: Path) -> PairScores:
     """Load what the step rescore wrote."""
     described = read_manifest(manifest, "scores of pairs", MANIFEST)
-    path = manifest.with_suffix(".arrow")
-    try:
-        if path.exists() and hash_file(path) != described["arrow_sha256"]:
-            raise pa.ArrowInvalid("its bytes are not those that were written")
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except (OSError, pa.ArrowException) as error:
-        raise TroveStepsError(
-            f"{path} can't be read ({error}): {withdraw(manifest, error)}; no pair is scored anew"
-        ) from None
+    table = read_table(manifest, described["arrow_sha256"], "; no pair is scored anew")
     documents = described["documents"]
     pairs = table["query"].to_numpy() * documents + table["document"].to_numpy()
     return PairScores(pairs, table["score"].to_numpy(), documents)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from trove_steps.embeddings.paths import store_directory
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
-from trove_steps.store import store_directory
 
 BASE_MB = 1500  # two snakemakes, a launcher, and a margin for what they share with nobody
 PROCESS_MB = 1000  # torch and transformers, activations of the batches that are computed at once

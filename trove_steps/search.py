@@ -16,13 +16,15 @@ import pyarrow.compute as pc
 from trove_steps.arguments import batch_size, run_step, step_parser
 from trove_steps.derived import Derived, Scaled, bytes_per_vector
 from trove_steps.distributed import Comm, communicator, pick_device, share_cpu_threads
+from trove_steps.embeddings.paths import manifest_path
+from trove_steps.embeddings.vectors import Vectors
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import read_manifest, withdraw, write_json, written_atomically
+from trove_steps.files import read_manifest, write_json, written_atomically
 from trove_steps.fingerprint import hash_file
 from trove_steps.keys import derived_recipe, recipe_key, search_recipe
+from trove_steps.manifest_table import read_table
 from trove_steps.progress import progress_bar, report
 from trove_steps.ranking import Ranking
-from trove_steps.store import Vectors, manifest_path
 from trove_steps.topk import search
 from trove_steps.topk_passes import PASSES
 
@@ -86,15 +88,7 @@ def open_search(manifest: Path, cache_dir: Path) -> tuple:
     Raises TroveStepsError, and in a step withdraws the manifest, if a file is missing or was changed.
     """
     described = read_manifest(manifest, "a search (top….json)", MANIFEST)
-    path = Path(manifest).with_suffix(".arrow")
-    try:
-        if path.exists() and hash_file(path) != described["arrow_sha256"]:
-            raise pa.ArrowInvalid("its bytes are not those that were written")
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except (OSError, pa.ArrowException) as error:
-        raise TroveStepsError(
-            f"{path} can't be read ({error}): {withdraw(manifest, error)}"
-        ) from None
+    table = read_table(manifest, described["arrow_sha256"])
     recipe = described["recipe"]
     queries, documents = (
         Vectors(manifest_path(cache_dir, recipe[side]["encoder"], side, recipe[side]["texts"]))

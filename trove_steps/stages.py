@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trove_steps.embeddings.paths import dropped_mark
 from trove_steps.plan import Cell, Plan
 from trove_steps.results import is_complete
-from trove_steps.store import dropped_mark
 
 
 @dataclass

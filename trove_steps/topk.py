@@ -31,7 +31,7 @@ BLOCK_BYTES = 32 * 2**20  # document vectors of one block; two are held, one is 
 
 
 class Vectors(Protocol):
-    """Rows of float32 vectors with ids, in text order; `trove_steps.store` has the real one."""
+    """Rows of float32 vectors with ids, in text order; `trove_steps.embeddings.vectors` has the real one."""
 
     dim: int
     ids: object  # pyarrow string array, plain or chunked

@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import WORDS, make_dataset, write_jsonl
 from tests.integration.conftest import Workflow, make_config
-from trove_steps.store import Vectors, encoders
+from trove_steps.embeddings.store import encoders
+from trove_steps.embeddings.vectors import Vectors
 from trove_steps.work import CHARACTERS_PER_TOKEN, UNIT_CHARACTERS
 
 

@@ -19,8 +19,9 @@ from tests.integration.runs import (
     long_workflow,
     records,
 )
-from trove_steps.compaction import verify
-from trove_steps.store import Shard, encoders
+from trove_steps.embeddings.shards import Shard
+from trove_steps.embeddings.store import encoders
+from trove_steps.embeddings.verification import verify
 
 
 @pytest.fixture(scope="module")

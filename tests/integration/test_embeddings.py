@@ -7,7 +7,7 @@ import pytest
 
 from trove_steps import load_embeddings
 from trove_steps.cli import main
-from trove_steps.store import Store
+from trove_steps.embeddings.store import Store
 
 
 @pytest.mark.slow

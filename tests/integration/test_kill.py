@@ -28,8 +28,9 @@ from tests.integration.runs import (
     rows_known,
     unlock,
 )
-from trove_steps.compaction import compact, verify
-from trove_steps.store import encoders
+from trove_steps.embeddings.compaction import compact
+from trove_steps.embeddings.store import encoders
+from trove_steps.embeddings.verification import verify
 
 MARK = "TROVE_STEPS_TEST_RUN"
 DEATH_SECONDS = 8  # within which every process of a killed run must have ended

@@ -12,8 +12,8 @@ import zstandard
 
 from tests.conftest import WORDS, make_dataset, make_model, write_jsonl
 from tests.integration.conftest import Workflow, make_config
+from trove_steps.embeddings.vectors import Vectors
 from trove_steps.keys import text_key
-from trove_steps.store import Vectors
 
 DOCUMENTS = 1000
 PERCENT = DOCUMENTS // 100

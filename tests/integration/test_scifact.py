@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.integration.conftest import Workflow
-from trove_steps.store import Vectors
+from trove_steps.embeddings.vectors import Vectors
 
 # MTEB's results of sentence-transformers/all-MiniLM-L6-v2 (revision 8b3219a), SciFact test.
 PUBLISHED = {

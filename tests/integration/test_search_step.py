@@ -16,9 +16,11 @@ import pytest
 
 from tests.conftest import PROJECT
 from trove_steps.cli import main
+from trove_steps.embeddings.collection import write_collection
+from trove_steps.embeddings.store import Store
+from trove_steps.embeddings.vectors import Vectors
 from trove_steps.keys import recipe_key, search_recipe
 from trove_steps.search import read_ranking
-from trove_steps.store import Store, Vectors, write_collection
 
 DIM, DEPTH = 24, 20
 DOCUMENTS, QUERIES = 3000, 70

@@ -20,10 +20,10 @@ from trove_steps.ask import find_cell
 from trove_steps.cli import main
 from trove_steps.commands.planning import positive
 from trove_steps.distributed import Comm
+from trove_steps.embeddings.paths import dropped_mark
 from trove_steps.errors import TroveStepsError
 from trove_steps.plan import Plan
 from trove_steps.search import run as run_search
-from trove_steps.store import dropped_mark
 
 OPTIONS = ["--configfile", "my.yaml"]
 

@@ -13,12 +13,14 @@ import pytest
 from tests.unit.test_plan import raw  # noqa: F401 (a fixture)
 from trove_steps import load_embeddings
 from trove_steps.cli import main
+from trove_steps.embeddings.collection import write_collection
+from trove_steps.embeddings.store import Store
+from trove_steps.embeddings.vectors import Vectors
 from trove_steps.estimate import _texts
 from trove_steps.files import read_json, write_json
 from trove_steps.fingerprint import hash_file
 from trove_steps.pair_scores import write_pair_scores
 from trove_steps.plan import Plan
-from trove_steps.store import Store, Vectors, write_collection
 
 WIDTH = 8
 

@@ -9,9 +9,10 @@ import pytest
 from trove_steps import certify as module
 from trove_steps.certify import certify
 from trove_steps.cli import main
+from trove_steps.embeddings.collection import write_collection
+from trove_steps.embeddings.store import Store
 from trove_steps.keys import text_key
 from trove_steps.ranking import Ranking
-from trove_steps.store import Store, write_collection
 from trove_steps.topk import rescore
 
 

@@ -25,7 +25,8 @@ NAMED = """
     from trove_steps.data import Reader, named
     from trove_steps.encoding import Job, Record, _read_collection
     from trove_steps.model_settings import ModelSettings
-    from trove_steps.store import Places, Store, write_collection
+    from trove_steps.embeddings.collection import write_collection
+    from trove_steps.embeddings.store import Places, Store
     path = folder / digests[0]
     settings = ModelSettings(pooling="mean", normalize=True, query_max_len=8, passage_max_len=8)
     job = Job("corpus", [path], [digests[0]], folder, "m", settings, folder / "cache", None)

@@ -11,8 +11,10 @@ from tests.unit.test_cache_tools import encode, run, save, search, stages
 from tests.unit.test_plan import raw  # noqa: F401 (a fixture)
 from trove_steps import load_embeddings
 from trove_steps.drop_embeddings import drop
+from trove_steps.embeddings.paths import dropped_mark
+from trove_steps.embeddings.store import Store
+from trove_steps.embeddings.vectors import Vectors
 from trove_steps.plan import Plan
-from trove_steps.store import Store, Vectors, dropped_mark
 
 
 @pytest.fixture

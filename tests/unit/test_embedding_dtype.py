@@ -5,10 +5,12 @@ import pytest
 
 from tests.conftest import make_dataset
 from trove_steps.distributed import Comm
+from trove_steps.embeddings.shards import Shard
+from trove_steps.embeddings.store import Store
+from trove_steps.embeddings.vectors import Vectors
 from trove_steps.encoding import Job, run
 from trove_steps.errors import TroveStepsError
 from trove_steps.model_settings import resolve_settings
-from trove_steps.store import Shard, Store, Vectors
 
 
 @pytest.fixture

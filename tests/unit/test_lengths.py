@@ -58,7 +58,7 @@ def test_kept_beside_the_manifest(tmp_path):
 
 
 def test_summary_has_the_shares(tmp_path):
-    from trove_steps.store import manifest_path
+    from trove_steps.embeddings.paths import manifest_path
     from trove_steps.summarise import cut_shares
 
     search = {side: {"encoder": side[0] * 32, "texts": "1" * 32} for side in ("queries", "corpus")}

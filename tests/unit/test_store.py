@@ -11,21 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trove_steps import store as store_module
+from trove_steps.embeddings import sorted_keys as sorted_keys_module
+from trove_steps.embeddings import store as store_module
+from trove_steps.embeddings import vectors as vectors_module
+from trove_steps.embeddings.collection import write_collection
+from trove_steps.embeddings.shards import DamagedShard, Shard
+from trove_steps.embeddings.sorted_keys import SortedKeys, first_of_each, unsorted
+from trove_steps.embeddings.store import Store
+from trove_steps.embeddings.vectors import Vectors, as_slice, storage_order
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import repairing
 from trove_steps.keys import TEXT_KEY_BYTES, text_key
-from trove_steps.store import (
-    DamagedShard,
-    Shard,
-    SortedKeys,
-    Store,
-    Vectors,
-    first_of_each,
-    storage_order,
-    unsorted,
-    write_collection,
-)
 
 ENCODER, TEXTS = "e" * 32, "f" * 32
 DIM = 3
@@ -176,7 +172,7 @@ def test_a_look_up_goes_through_the_shards_in_blocks(store, monkeypatch):
     """However many shards there are, few are open and few of their keys in memory."""
     monkeypatch.setattr(store_module, "OPEN_SHARDS", 4)
     monkeypatch.setattr(store_module, "KEYS_AT_ONCE", 7)
-    monkeypatch.setattr(store_module, "COMPARED_AT_ONCE", 3)
+    monkeypatch.setattr(sorted_keys_module, "COMPARED_AT_ONCE", 3)
     texts = [str(n) for n in range(60)]
     for start in range(0, 60, 5):
         write(store, texts[start : start + 5])
@@ -245,7 +241,7 @@ def test_float16_is_widened(store):
 
 
 def test_few_shards_are_open_at_once(store, monkeypatch):
-    monkeypatch.setattr(store_module, "OPEN_SHARDS", 4)
+    monkeypatch.setattr(vectors_module, "OPEN_SHARDS", 4)
     texts = [str(n) for n in range(20)]
     for text in texts:
         write(store, [text])
@@ -454,14 +450,14 @@ def test_the_recipe_stays_as_first_written(store):
 def test_the_order_of_storage(places, portion):
     shards, rows = np.array(places, np.int32).reshape(-1, 2).T
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module, "ORDERED_AT_ONCE", portion)
+        patch.setattr(vectors_module, "ORDERED_AT_ONCE", portion)
         order = storage_order(shards, rows)
     assert order.dtype == np.int32
     assert order.tolist() == sorted(range(len(places)), key=lambda text: (*places[text], text))
 
 
 def test_memory_of_the_order_of_storage(monkeypatch):
-    monkeypatch.setattr(store_module, "ORDERED_AT_ONCE", 1 << 14)
+    monkeypatch.setattr(vectors_module, "ORDERED_AT_ONCE", 1 << 14)
     chance = np.random.default_rng(0)
     shards, rows = chance.integers(0, 200, (2, 1 << 19)).astype(np.int32)
     tracemalloc.start()
@@ -482,6 +478,6 @@ def test_memory_of_the_order_of_storage(monkeypatch):
     )
 )
 def test_a_run_of_numbers_reads_the_same(numbers):
-    run = store_module.as_slice(np.array(numbers, np.int32))
+    run = as_slice(np.array(numbers, np.int32))
     np.testing.assert_array_equal(np.arange(20)[run], numbers)
     assert isinstance(run, slice) == (numbers == list(range(numbers[0], numbers[0] + len(numbers))))

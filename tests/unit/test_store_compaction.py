@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.unit.test_store import DIM, ENCODER, as_keys, collect, vectors_of, write
-from trove_steps import store as store_module
-from trove_steps.compaction import compact, live_rows, verify
+from trove_steps.embeddings import vectors as vectors_module
+from trove_steps.embeddings.collection import collection_keys, last_use
+from trove_steps.embeddings.compaction import compact, live_rows
+from trove_steps.embeddings.store import Store, encoders
+from trove_steps.embeddings.vectors import Vectors
+from trove_steps.embeddings.verification import verify
 from trove_steps.errors import TroveStepsError
-from trove_steps.store import Store, Vectors, collection_keys, encoders, last_use
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ def test_a_dry_run_says_what_would_be(store):
 
 
 def test_a_reader_goes_on_while_its_shards_are_merged(store, monkeypatch):
-    monkeypatch.setattr(store_module, "OPEN_SHARDS", 2)
+    monkeypatch.setattr(vectors_module, "OPEN_SHARDS", 2)
     texts = [str(n) for n in range(20)]
     for start in range(0, 20, 2):
         write(store, texts[start : start + 2])

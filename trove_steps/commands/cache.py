@@ -198,7 +198,7 @@ def run_gc(options: argparse.Namespace) -> int:
 def run_compact(options: argparse.Namespace) -> int:
     """Merge the small shards of every encoder and say what became of them."""
     from trove_steps import tables
-    from trove_steps.compaction import compact
+    from trove_steps.embeddings.compaction import compact
 
     cache, _ = _open(options)
     done = {f.key: compact(f.store, dry_run=options.dry_run) for f in cache.encoders}

@@ -44,8 +44,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _vectors(options: argparse.Namespace):
     """Return the vectors of a manifest as stored, or of a cell as they are searched."""
+    from trove_steps.embeddings.vectors import Vectors
     from trove_steps.search import as_searched
-    from trove_steps.store import Vectors
 
     path = Path(options.source)
     if path.suffix == ".json":

@@ -5,6 +5,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 
+from trove_steps.embeddings.paths import dropped_mark, manifest_path
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_manifest
 from trove_steps.inputs import check_record
@@ -12,7 +13,6 @@ from trove_steps.keys import VERSION, recipe_key
 from trove_steps.plan.cells import Cells, for_cell
 from trove_steps.plan.parts import Cell, Encoding
 from trove_steps.results import is_complete
-from trove_steps.store import dropped_mark, manifest_path
 
 
 class Artefacts(Cells):

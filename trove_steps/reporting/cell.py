@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trove_steps.data.collections import Files
+from trove_steps.embeddings.paths import manifest_path
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
 from trove_steps.judging import judgments
 from trove_steps.keys import recipe_key
 from trove_steps.ranking import Judgments, Ranking
 from trove_steps.search import open_search
-from trove_steps.store import manifest_path
 from trove_steps.texts import read_some, snippet
 
 SIDES = ("queries", "corpus")

@@ -1,4 +1,4 @@
-"""Keeping a store in order: many small shards into few large ones, without dead rows, and whole.
+"""Merging shards: many small ones into few large ones, without dead rows.
 
 What replaces a shard is on the disk before the shard is removed, so a kill at any moment loses nothing: at
 worst a row stands twice until the next compaction. Jobs and readers may run meanwhile. Who misses a shard
@@ -8,7 +8,6 @@ open; compact there when no job on another machine reads that encoder.
 """
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,18 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from trove_steps.embeddings.collection import collection_keys, point_anew
+from trove_steps.embeddings.shards import DamagedShard, Shard
+from trove_steps.embeddings.sorted_keys import SortedKeys, first_of_each
+from trove_steps.embeddings.store import Store
+from trove_steps.embeddings.verification import problem_of
 from trove_steps.errors import TroveStepsError
 from trove_steps.keys import TEXT_KEY_BYTES
-from trove_steps.store import (
-    DamagedShard,
-    Shard,
-    SortedKeys,
-    Store,
-    collection_keys,
-    dropped_mark,
-    first_of_each,
-    point_anew,
-)
 
 SHARD_BYTES = 256 << 20
 IN_USE_SECONDS = 24 * 3600.0
@@ -170,62 +164,11 @@ def _whole(store: Store, name: str) -> Shard | None:
 
     Without that, a merge would give damaged rows a sound name.
     """
-    problem = _problem(store, name)
+    problem = problem_of(store, name)
     if problem:
         store.set_aside(name, DamagedShard(problem))
         return None
     return store.open(name)
-
-
-def _problem(store: Store, name: str) -> str | None:
-    path = store.shard_path(name)
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != name:
-            return f"{path}: its content has the SHA-256 {digest}"
-        if not np.isfinite(Shard(path).vectors).all():
-            return f"{path}: it holds NaN or infinity"
-    except FileNotFoundError:
-        return None  # merged or set aside by another process
-    except DamagedShard as damage:
-        return str(damage)
-    except OSError as error:
-        raise TroveStepsError(f"a shard of the store can't be read: {error}") from None
-    return None
-
-
-@dataclass(frozen=True)
-class Damaged:
-    """A shard that is not what it should be."""
-
-    name: str
-    problem: str
-
-
-def verify(store: Store, set_aside: bool = True) -> list[Damaged]:
-    """Compare the SHA-256 of every shard with its name, and look for NaN and infinity.
-
-    Unless `set_aside` is False, damaged shards are set aside and the manifests of collections that
-    need them are removed, so that the next run encodes their rows again.
-    """
-    found = []
-    for name in store.shard_names():
-        problem = _problem(store, name)
-        if problem:
-            found.append(Damaged(name, problem))
-            if set_aside:
-                store.set_aside(name, DamagedShard(problem))
-    if found and set_aside:
-        for manifest in store.manifests():
-            if dropped_mark(manifest).exists():
-                continue
-            with contextlib.suppress(
-                TroveStepsError
-            ):  # its rows table is damaged: it was withdrawn
-                if not store.find(collection_keys(manifest)).known.all():
-                    manifest.unlink(missing_ok=True)
-    return found
 
 
 def live_rows(
