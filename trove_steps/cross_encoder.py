@@ -32,12 +32,10 @@ class CrossEncoder:
     def __init__(self, folder: Path, max_len: int, device: str = "cpu"):
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
-        from transformers.utils import logging
 
-        from trove_steps.transformers_encoder import NO_VOCABULARY, knows_words
+        from trove_steps.model_loading import NO_VOCABULARY, be_quiet, knows_words
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        be_quiet()
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model, loading = AutoModelForSequenceClassification.from_pretrained(

@@ -152,12 +152,12 @@ def test_figures(folders):
 
 
 def test_fused_layers_keep_every_bit(folders, monkeypatch):
-    from trove_steps import transformers_encoder
+    from trove_steps import model_loading
 
     texts = HARD_TEXTS + mixed_texts(20)
     fused = encoder_of(folders, "bert")
     changed = [m for m in fused.model.model.modules() if "forward" in vars(m)]
-    monkeypatch.setattr(transformers_encoder, "_fuse_layers", lambda model: None)
+    monkeypatch.setattr(model_loading, "fuse_layers", lambda model: None)
     plain = encoder_of(folders, "bert")
     assert not any("forward" in vars(m) for m in plain.model.model.modules())
     assert np.array_equal(fused.encode(texts).vectors, plain.encode(texts).vectors)
@@ -251,7 +251,7 @@ def adapter(folders, tmp_path):
 def test_merged_adapter_equals_wrapped(adapter, folders):
     import torch
 
-    from trove_steps.transformers_encoder import pool
+    from trove_steps.pooling import pool
 
     folder, wrapped = adapter
     merged = Encoder(folder, settings_of(normalize=False), MAX_LEN)

@@ -125,7 +125,7 @@ def test_room_for_one_batch_at_a_time_is_enough(folders, threads):
 
 
 def test_copies_for_threads_share_the_weights(folders):
-    from trove_steps.transformers_encoder import copy_with_shared_weights
+    from trove_steps.cpu_layers import copy_with_shared_weights
 
     model = encoder_of(folders, "bert").model.model
     copy = copy_with_shared_weights(model)
@@ -139,7 +139,7 @@ def test_copies_for_threads_share_the_weights(folders):
 
 
 def test_a_model_that_cannot_be_copied_takes_one_batch_at_a_time(folders, threads, monkeypatch):
-    from trove_steps import transformers_encoder
+    from trove_steps import cpu_layers
 
     texts = mixed_texts(20, seed=6)
     expected = encoder_of(folders, "bert").encode(texts).vectors
@@ -148,7 +148,7 @@ def test_a_model_that_cannot_be_copied_takes_one_batch_at_a_time(folders, thread
         raise TypeError("no copies of this")
 
     threads(2)
-    monkeypatch.setattr(transformers_encoder, "deepcopy", refuse)
+    monkeypatch.setattr(cpu_layers, "deepcopy", refuse)
     encoder = encoder_of(folders, "bert")
     assert encoder.figures()["batches_at_once"] == 1
     np.testing.assert_allclose(encoder.encode(texts).vectors, expected, atol=1e-6, rtol=0)

@@ -9,8 +9,9 @@ import pytest
 from tests.models import HARD_TEXTS, KINDS, MAX_LEN, copy_of, encoder_of, mixed_texts, settings_of
 from trove_steps.encoder import Encoder
 from trove_steps.errors import TroveStepsError
+from trove_steps.model_loading import _quantization
 from trove_steps.model_settings import model_files
-from trove_steps.transformers_encoder import _quantization, pool
+from trove_steps.pooling import pool
 
 
 def with_code(model: Path, folder: Path) -> Path:
@@ -95,9 +96,9 @@ def test_flash_attention_needs_half_precision(folders):
 
 @pytest.mark.parametrize("option", ["load_in_8bit", "load_in_4bit"])
 def test_quantization_needs_its_package(option, monkeypatch):
-    from trove_steps import transformers_encoder
+    from trove_steps import model_loading
 
-    monkeypatch.setattr(transformers_encoder.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(model_loading.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TroveStepsError, match=f"{option}: .*pip install bitsandbytes"):
         _quantization(settings_of(**{option: True}), "cuda:0")
 
