@@ -10,7 +10,8 @@ from trove_steps.arguments import (
     step_parser,
 )
 from trove_steps.distributed import communicator
-from trove_steps.encoding import Job, run
+from trove_steps.encoding.job import Job
+from trove_steps.encoding.run import run
 from trove_steps.files import read_json, write_json
 from trove_steps.model_settings import resolve_settings
 

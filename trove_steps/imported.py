@@ -33,7 +33,7 @@ LAYOUT = "an .npy file with a file of ids, or a Parquet or Arrow file with a col
 @dataclass(frozen=True)
 class Files:
     """What a collection is made of: files of vectors and ids, files of texts, their SHA-256, and how each
-    file of texts is read (see `trove_steps.encoding.Job`)."""
+    file of texts is read (see `trove_steps.encoding.job.Job`)."""
 
     vectors: list[Path]
     texts: list[Path]

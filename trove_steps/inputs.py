@@ -31,7 +31,7 @@ class TextFiles:
     """The files of a corpus or of queries, in order.
 
     paths: as people know them; digests: SHA-256; links: by content; readers: how each is read, {} in the
-    plain way (see `trove_steps.encoding.Job`).
+    plain way (see `trove_steps.encoding.job.Job`).
     """
 
     paths: tuple[str, ...]

@@ -70,7 +70,7 @@ class SourceFiles:
         paths: in order; empty where none were named.
         records: how many records they hold together.
         digests: the SHA-256 that they must have, or None.
-        readers: how each is read (see `trove_steps.encoding.Job`); empty: in the plain way.
+        readers: how each is read (see `trove_steps.encoding.job.Job`); empty: in the plain way.
     """
 
     paths: Sequence[Path]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.conftest import DOCUMENTS, TESTBED, ask, slow_config, wait_until
 from tests.integration.conftest import BIN
-from trove_steps.encoding import CLAIM_SECONDS
+from trove_steps.encoding.portions import PORTION_SECONDS
 
 pytestmark = pytest.mark.cluster
 
@@ -109,7 +109,7 @@ def test_a_preempted_job_is_submitted_again(cluster, slow):
 def test_the_controller_is_away_for_a_while(cluster, slow):
     """As the profile is, with snakemake's own pace: its squeue is asked while nobody answers.
 
-    The job goes on all the while, and stores what it has about every CLAIM_SECONDS: a kill loses no more.
+    The job goes on all the while, and stores what it has about every PORTION_SECONDS: a kill loses no more.
     """
     cluster.breaking()
     slow.program = (str(BIN / "snakemake"),)
@@ -129,7 +129,7 @@ def test_the_controller_is_away_for_a_while(cluster, slow):
     stored_at = sorted(path.stat().st_mtime for path in slow.shards())
     apart = [later - earlier for earlier, later in itertools.pairwise(stored_at)]
     print("seconds between what is stored:", [round(seconds, 1) for seconds in apart])
-    assert max(apart) < 1.5 * CLAIM_SECONDS
+    assert max(apart) < 1.5 * PORTION_SECONDS
     output = finish(slow, process)
     assert "Trying to restart job" not in output
     assert encoded(slow) == DOCUMENTS

@@ -11,7 +11,7 @@ from tests.conftest import WORDS, make_dataset, write_jsonl
 from tests.integration.conftest import Workflow, make_config
 from trove_steps.embeddings.store import encoders
 from trove_steps.embeddings.vectors import Vectors
-from trove_steps.work import CHARACTERS_PER_TOKEN, UNIT_CHARACTERS
+from trove_steps.encoding.work import CHARACTERS_PER_TOKEN, UNIT_CHARACTERS
 
 
 def long_workflow(folder: Path, model: Path, processes: int, documents: int = 4000) -> Workflow:

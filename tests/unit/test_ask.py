@@ -15,12 +15,13 @@ import pytest
 
 from tests.conftest import PROJECT, make_dataset
 from tests.unit.test_cache_tools import save
-from trove_steps import encoding
 from trove_steps.ask import find_cell
 from trove_steps.cli import main
 from trove_steps.commands.planning import positive
 from trove_steps.distributed import Comm
 from trove_steps.embeddings.paths import dropped_mark
+from trove_steps.encoding.job import Job
+from trove_steps.encoding.run import run as run_encoding
 from trove_steps.errors import TroveStepsError
 from trove_steps.plan import Plan
 from trove_steps.search import run as run_search
@@ -33,11 +34,11 @@ def searched(config: dict) -> Plan:
     plan = Plan(config)
     for one in plan.encodings.values():
         settings = one.model.settings
-        job = encoding.Job(
+        job = Job(
             one.role, list(one.links), list(one.digests), one.model.folder, one.model.name, settings,
             plan.cache, None, plan.encoding_manifest(one),
         )  # fmt: skip
-        encoding.run(job, Comm())
+        run_encoding(job, Comm())
     for cell in plan.cells.values():
         arguments = argparse.Namespace(
             query_embeddings=plan.encoding_manifest(cell.queries),

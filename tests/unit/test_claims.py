@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trove_steps import claims as claims_module
-from trove_steps.claims import Claims, finished, remove_claims, shared_portions
+from trove_steps.encoding import claims as claims_module
+from trove_steps.encoding.claims import Claims, finished, remove_claims
+from trove_steps.encoding.portions import FIRST_CHARACTERS, shared_rows
 
 
 def make_keys(count: int, seed: int = 0) -> np.ndarray:
@@ -33,10 +34,8 @@ class Store:
 
 def work(claims, keys, store, stop_after=None):
     """Encode; a job that is killed stops after some portions and says nothing."""
-    sizes = np.full(
-        len(keys), claims_module.FIRST_CHARACTERS // 3
-    )  # three texts in the first portion
-    for count, rows in enumerate(shared_portions(claims, keys, sizes, store.missing, 0.01)):
+    sizes = np.full(len(keys), FIRST_CHARACTERS // 3)  # three texts in the first portion
+    for count, rows in enumerate(shared_rows(claims, keys, sizes, store.missing, 0.01)):
         if stop_after is not None and count == stop_after:
             return "killed"
         store.encoded[rows] += 1
@@ -148,7 +147,7 @@ def test_a_claim_is_given_back_on_a_mistake(tmp_path):
 
 HOLDER = """
 import sys, time
-from trove_steps.claims import Claims
+from trove_steps.encoding.claims import Claims
 
 claims = Claims(sys.argv[1], 2)
 assert claims.take(5) == "new"

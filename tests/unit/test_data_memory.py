@@ -23,7 +23,8 @@ NAMED = """
     import numpy as np
     import pyarrow as pa
     from trove_steps.data import Reader, named
-    from trove_steps.encoding import Job, Record, _read_collection
+    from trove_steps.encoding.job import Job
+    from trove_steps.encoding.reading import read_collection
     from trove_steps.model_settings import ModelSettings
     from trove_steps.embeddings.collection import write_collection
     from trove_steps.embeddings.store import Places, Store
@@ -31,7 +32,7 @@ NAMED = """
     settings = ModelSettings(pooling="mean", normalize=True, query_max_len=8, passage_max_len=8)
     job = Job("corpus", [path], [digests[0]], folder, "m", settings, folder / "cache", None)
     store = Store(job.cache_dir, "0" * 32)
-    collection = _read_collection(job, store, Record("corpus", "m"))
+    collection = read_collection(job, store.encoder)
     assert not store.find(collection.keys).known.any()
     rows = np.arange(records, dtype=np.int32)
     places = Places(["0" * 64], np.zeros(records, np.int32), rows, rows >= 0, 4)

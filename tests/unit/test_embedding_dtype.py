@@ -8,7 +8,8 @@ from trove_steps.distributed import Comm
 from trove_steps.embeddings.shards import Shard
 from trove_steps.embeddings.store import Store
 from trove_steps.embeddings.vectors import Vectors
-from trove_steps.encoding import Job, run
+from trove_steps.encoding.job import Job
+from trove_steps.encoding.run import run
 from trove_steps.errors import TroveStepsError
 from trove_steps.model_settings import resolve_settings
 

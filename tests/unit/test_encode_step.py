@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import PROJECT, make_dataset
-from trove_steps.encoding import Record, _portions
+from trove_steps.encoding.portions import claimed_portions
+from trove_steps.encoding.record import Record
 from trove_steps.progress import FOLDER
 from trove_steps.reporting.cost import encoding
 
@@ -250,9 +251,9 @@ def _share(speeds: list[float], units: int, rate: float) -> tuple[float, dict[in
     """Return when the last rank finished, and how many units each did, at speed × rate per second."""
     clock, finished = 0.0, dict.fromkeys(range(len(speeds)), 0)
     counter, work = _Counter(len(speeds)), _Units(units)
-    ranks = [_portions(work, counter) for _ in speeds]
+    ranks = [claimed_portions(work, counter) for _ in speeds]
     waiting = [(0.0, rank) for rank in range(len(speeds))]
-    with mock.patch("trove_steps.encoding.time.perf_counter", side_effect=lambda: clock):
+    with mock.patch("trove_steps.encoding.portions.time.perf_counter", side_effect=lambda: clock):
         while waiting:
             clock, rank = heapq.heappop(waiting)
             amount = next(ranks[rank], None)

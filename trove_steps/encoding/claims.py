@@ -18,12 +18,10 @@ the same, its vectors are written twice, which costs time only.
 import contextlib
 import itertools
 import os
-import random
 import shutil
 import signal
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,9 +31,6 @@ import numpy as np
 BLOCKS_PER_JOB = 32
 EXPIRY_SECONDS = 120.0
 BEAT_SECONDS = 15.0
-POLL_SECONDS = 2.0
-PORTION_SECONDS = 20.0  # of work in a shard: what a kill can lose
-FIRST_CHARACTERS = 100_000
 
 
 class Claims:
@@ -205,56 +200,3 @@ def finished(claims: Claims, keys: np.ndarray, sizes: np.ndarray) -> Callable[[]
     blocks that are done, whoever did them."""
     by_block = np.bincount(claims.block_of(keys), sizes, claims.blocks)
     return lambda: int(by_block[list(claims.done())].sum())
-
-
-def shared_portions(
-    claims: Claims,
-    keys: np.ndarray,
-    sizes: np.ndarray,
-    missing: Callable[[np.ndarray], np.ndarray],
-    poll_seconds: float = POLL_SECONDS,
-) -> Iterator[np.ndarray]:
-    """Yield the rows int64[m] of `keys` uint8[n, 16] that this process is to encode, by portions.
-
-    Ends when every row is in the store, whoever encoded it: what a killed process leaves is taken over.
-    `sizes` int64[n] are the texts' lengths in characters; `missing` returns those of some rows that are
-    not in the store. A portion's vectors must be in the store before the next portion is asked for.
-    """
-    block_of_row = claims.block_of(keys)
-    waiting = [int(block) for block in np.unique(block_of_row)]
-    random.Random().shuffle(waiting)  # so that the jobs rarely ask for the same block
-    pace = _Pace()
-    while waiting:
-        others = []
-        for block in waiting:
-            if claims.is_done(block):
-                continue
-            how = claims.take(block)
-            if how is None:
-                others.append(block)
-                continue
-            rows = np.flatnonzero(block_of_row == block)
-            with claims.held(block):
-                yield from pace.portions(missing(rows) if how == "inherited" else rows, sizes)
-        if others and len(others) == len(waiting):
-            time.sleep(poll_seconds)
-        waiting = others
-
-
-class _Pace:
-    """Cuts rows into portions of about PORTION_SECONDS of work, as fast as they were done so far."""
-
-    def __init__(self):
-        self.characters = FIRST_CHARACTERS
-
-    def portions(self, rows: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
-        while len(rows):
-            ends = np.cumsum(np.maximum(sizes[rows], 1))
-            count = max(1, int(np.searchsorted(ends, self.characters, side="right")))
-            began = time.perf_counter()
-            yield rows[:count]
-            seconds = max(time.perf_counter() - began, 1e-3)
-            if count < len(rows):  # else it was as long as it could be, and says nothing
-                wanted = int(ends[count - 1]) * PORTION_SECONDS / seconds
-                self.characters = min(int(wanted), 4 * self.characters)
-            rows = rows[count:]

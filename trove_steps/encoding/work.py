@@ -6,6 +6,7 @@ reads those of its portion, longest first.
 
 import contextlib
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from trove_steps.distributed import Comm
 from trove_steps.files import written_atomically
 from trove_steps.keys import TEXT_KEY_BYTES
 
@@ -102,6 +104,29 @@ class Work:
 def _unit_bounds(costs: np.ndarray) -> np.ndarray:
     unit = np.cumsum(costs) // UNIT_CHARACTERS
     return np.concatenate([[0], np.flatnonzero(np.diff(unit)) + 1, [len(costs)]])
+
+
+def share_work(
+    directory: Path, portions: Iterator[Portion] | None, max_len: int, comm: Comm
+) -> tuple[Work, Path]:
+    """Put the texts to encode, which rank 0 has, into a file of a store that every rank maps; return both.
+
+    On one node the file's name is removed as soon as all ranks hold it, so that no kill leaves it
+    behind. Other nodes would lose a file on NFS with its name: rank 0 removes it when all is done.
+    """
+    if comm.rank == 0:
+        remove_leftovers(directory)
+        number = uuid.uuid4().int >> 65
+    number = comm.broadcast(number if comm.rank == 0 else 0)
+    path = directory / "work" / f"{number:016x}.arrow"
+    if comm.rank == 0:
+        write_work(path, portions)
+    comm.barrier()
+    work = Work(path, max_len)
+    comm.barrier()
+    if comm.rank == 0 and comm.one_node:
+        path.unlink()
+    return work, path
 
 
 def remove_leftovers(directory: Path) -> None:
