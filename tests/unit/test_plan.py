@@ -540,8 +540,10 @@ def test_a_collection_is_read_once_per_plan(raw, monkeypatch):
     from trove_steps import fingerprint
 
     read = []
-    real = fingerprint.hash_file
-    monkeypatch.setattr(fingerprint, "hash_file", lambda path: read.append(path) or real(path))
+    real = fingerprint._checksum
+    monkeypatch.setattr(
+        fingerprint, "_checksum", lambda path, *others: read.append(path) or real(path, *others)
+    )
     for n in range(4):
         raw["models"][f"m{n}"] = {**raw["models"]["bert"], "passage_max_len": 10 + n}
     Plan(raw)  # all files are younger than two seconds, so nothing is remembered
