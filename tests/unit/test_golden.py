@@ -119,11 +119,11 @@ def test_scores(ranking, qrels):
 
 def test_mining(ranking, qrels):
     assert keys.VERSION["mine"] == 2
-    table = mine(ranking, qrels, 5).table
+    audit = mine(ranking, qrels, 5).audit
     digest = hashlib.sha256()
-    for name in ("query-id", "corpus-id"):
-        digest.update("\n".join(table[name].to_pylist()).encode())
-    assert len(table) == 150
+    for name in ("query_id", "doc_id"):
+        digest.update("\n".join(audit[name].to_pylist()).encode())
+    assert len(audit) == 150
     assert digest.hexdigest() == MINED
 
 
