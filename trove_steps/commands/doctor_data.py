@@ -42,10 +42,11 @@ def run(options: argparse.Namespace) -> int:
 
 def resolved(options: argparse.Namespace) -> tuple:
     """Return (configuration, data set resolved to files, folder of links by content)."""
-    from trove_steps.config import load_config, nearest
+    from trove_steps.config import load_config
     from trove_steps.errors import TroveStepsError
     from trove_steps.fingerprint import Fingerprints
     from trove_steps.inputs import Inputs
+    from trove_steps.wording import nearest
 
     config = load_config(configuration(options))
     name, known = options.dataset, config["datasets"]

@@ -84,8 +84,9 @@ def _given(options: argparse.Namespace, name: str) -> dict:
     """Return the model's block of the configuration, with the options of the command line."""
     import yaml
 
-    from trove_steps.config import load_config, nearest
+    from trove_steps.config import load_config
     from trove_steps.errors import TroveStepsError
+    from trove_steps.wording import nearest
 
     if options.configfile or options.directory:
         config = load_config(configuration(options))

@@ -7,7 +7,6 @@ from functools import cache
 
 from snakemake.exceptions import WorkflowError
 
-from trove_steps.config import check_unique_keys
 from trove_steps.devices import count_gpus, processes
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import repairing
@@ -23,6 +22,7 @@ from trove_steps.slurm_cluster import (
 from trove_steps.slurm_watch import watch
 from trove_steps.summarise import closing_words
 from trove_steps.unfinished import unfinished
+from trove_steps.yaml_keys import check_unique_keys
 
 DEMO_FILES = {
     f"demo/{name}" for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv", "model")
