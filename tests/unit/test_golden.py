@@ -130,7 +130,7 @@ def test_mining(ranking, qrels):
 def test_vectors(shared_data):
     """The vectors of a real model; 1e-5 is far more than kernels differ and far less than rules do."""
     from trove_steps.encoder import Encoder
-    from trove_steps.model_settings import resolve_settings
+    from trove_steps.settings_resolution import resolve_settings
 
     assert keys.VERSION["encoder"] == 1
     folder = shared_data / "models" / "paraphrase-MiniLM-L3-v2"

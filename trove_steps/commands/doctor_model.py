@@ -48,8 +48,9 @@ def examine(options: argparse.Namespace) -> dict:
     """Load the model and return what `run` shows."""
     from trove_steps.distributed import pick_device, share_cpu_threads
     from trove_steps.encoder import Encoder
-    from trove_steps.model_settings import model_files, resolve_settings
+    from trove_steps.model_files import model_files
     from trove_steps.models import fetching, locate_model
+    from trove_steps.settings_resolution import resolve_settings
 
     name = _name_in_messages(options.model)
     given = _given(options, name)
