@@ -8,12 +8,14 @@ import yaml
 
 VARIANTS = ("truncate_dim", "quantization")  # options of which a list makes variants of a model
 SCHEMA_PATH = Path(__file__).parent.parent / "workflow" / "schemas" / "config.schema.yaml"
+# libyaml takes a tenth of the time that every snakemake and every step would spend on the schema.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @cache
 def load_schema() -> dict:
     """Return the schema of the configuration; callers leave it as it is."""
-    return yaml.safe_load(SCHEMA_PATH.read_text(encoding="utf-8"))
+    return yaml.load(SCHEMA_PATH.read_text(encoding="utf-8"), Loader=_Loader)
 
 
 def completed(value, schema: dict, root: dict):
