@@ -13,7 +13,7 @@ from trove_steps.distributed import communicator
 from trove_steps.encoding.job import Job
 from trove_steps.encoding.run import run
 from trove_steps.files import read_json, write_json
-from trove_steps.model_settings import resolve_settings
+from trove_steps.settings_resolution import resolve_settings
 
 
 def encode(role: str, module: str, path_option: str, description: str) -> None:

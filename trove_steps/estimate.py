@@ -19,9 +19,10 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
 from trove_steps.formats import formatter
 from trove_steps.keys import TEXT_KEY_BYTES, text_keys
-from trove_steps.model_settings import transformer_folder, vector_width
+from trove_steps.model_folder import transformer_folder
 from trove_steps.plan import Encoding, Imported, Model, Plan
 from trove_steps.resources import read_records as read_records_of_jobs
+from trove_steps.sentence_transformers_files import vector_width
 from trove_steps.stages import cell_stages
 
 SAMPLE = 256  # texts whose tokens are counted

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trove_steps.config import nearest
 from trove_steps.embeddings.paths import dropped_mark
 from trove_steps.errors import TroveStepsError
 from trove_steps.estimate import Estimator
@@ -18,6 +17,7 @@ from trove_steps.files import read_json
 from trove_steps.keys import recipe_key
 from trove_steps.plan import Cell, Encoding, Plan
 from trove_steps.stages import Stage, cell_stages
+from trove_steps.wording import nearest
 
 DIGEST_SHOWN = 8
 NOT_SET = "not set"  # options that are off leave no trace in a recipe

@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _model(arguments: argparse.Namespace) -> dict:
-    from trove_steps.model_settings import model_files
+    from trove_steps.model_files import model_files
     from trove_steps.models import locate_model
 
     name, revision = arguments.model_name_or_path, arguments.revision

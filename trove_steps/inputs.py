@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from trove_steps.config import check_file
 from trove_steps.data.filters import FUNCTION_OPTIONS, OPTIONS
 from trove_steps.data.remote import RemoteData, remote_data
 from trove_steps.dataset_options import PATH_OPTIONS, collections_of
@@ -21,6 +20,7 @@ from trove_steps.files import write_json
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.keys import VERSION, recipe_key
 from trove_steps.own_code import is_name, source_digest
+from trove_steps.paths import check_file
 
 SIDES = {"corpus": "corpus_path", "queries": "query_path"}
 FIELDS = {"corpus": "corpus_fields", "queries": "query_fields"}

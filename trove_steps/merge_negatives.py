@@ -15,8 +15,9 @@ from trove_steps.arguments import run_step, step_parser
 from trove_steps.distributed import Comm, communicator
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
+from trove_steps.mined import Mined
 from trove_steps.mined_folder import clear, write_findings
-from trove_steps.mining import Mined, write_negatives
+from trove_steps.mined_qrels import write_negatives
 from trove_steps.mining_inputs import add_candidate_arguments, read_inputs
 from trove_steps.progress import report
 from trove_steps.ranking import Ranking, positions

@@ -14,8 +14,10 @@ from pathlib import Path
 from trove_steps.arguments import run_step, shown_path, step_parser
 from trove_steps.distributed import Comm, communicator
 from trove_steps.files import read_json
+from trove_steps.mined import Mined
 from trove_steps.mined_folder import clear, write_findings
-from trove_steps.mining import Mined, mine, write_by_file, write_negatives
+from trove_steps.mined_qrels import write_by_file, write_negatives
+from trove_steps.mining import mine
 from trove_steps.mining_inputs import (
     MiningInputs,
     add_candidate_arguments,

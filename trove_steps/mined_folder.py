@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from trove_steps.files import write_json, written_atomically
-from trove_steps.mining import Mined
+from trove_steps.mined import Mined
 from trove_steps.training_files import FORMATS
 
 QRELS = ("mined_qrels.tsv", "mined_qrels.jsonl")

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from trove_steps.arguments import shown_path
-from trove_steps.config import load_schema
+from trove_steps.config_schema import load_schema
 from trove_steps.data import read_records, reader_of
 from trove_steps.embeddings.paths import manifest_path
 from trove_steps.errors import TroveStepsError

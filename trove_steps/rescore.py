@@ -22,7 +22,7 @@ from trove_steps.mining_inputs import (
     read_inputs,
     read_texts,
 )
-from trove_steps.model_settings import model_files
+from trove_steps.model_files import model_files
 from trove_steps.pair_scores import PairStore, pair_key, write_pair_scores
 from trove_steps.progress import SharedBar, report
 from trove_steps.selection import Selection

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import written_atomically
-from trove_steps.mining import Mined
+from trove_steps.mined import Mined
 from trove_steps.mining_inputs import MiningInputs, Texts, read_texts
 from trove_steps.ranking import Judgments, Ranking, open_output
 

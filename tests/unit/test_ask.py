@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.conftest import PROJECT, make_dataset
-from tests.unit.test_cache_tools import save
+from tests.unit.test_filled_cache import save
 from trove_steps.ask import find_cell
 from trove_steps.cli import main
 from trove_steps.commands.planning import positive

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unit.test_cache_tools import encode, run, save, search, stages
+from tests.unit.test_filled_cache import encode, run, save, search, stages
 from tests.unit.test_plan import raw  # noqa: F401 (a fixture)
 from trove_steps import load_embeddings
 from trove_steps.drop_embeddings import drop

@@ -21,7 +21,7 @@ from tests.models import (
 )
 from trove_steps.encoder import Encoder
 from trove_steps.errors import TroveStepsError
-from trove_steps.model_settings import resolve_settings
+from trove_steps.settings_resolution import resolve_settings
 
 # Padding on the right and on the left, an encoder and a decoder; the rest takes its time.
 QUICK_AND_SLOW = [

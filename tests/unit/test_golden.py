@@ -119,18 +119,18 @@ def test_scores(ranking, qrels):
 
 def test_mining(ranking, qrels):
     assert keys.VERSION["mine"] == 2
-    table = mine(ranking, qrels, 5).table
+    audit = mine(ranking, qrels, 5).audit
     digest = hashlib.sha256()
-    for name in ("query-id", "corpus-id"):
-        digest.update("\n".join(table[name].to_pylist()).encode())
-    assert len(table) == 150
+    for name in ("query_id", "doc_id"):
+        digest.update("\n".join(audit[name].to_pylist()).encode())
+    assert len(audit) == 150
     assert digest.hexdigest() == MINED
 
 
 def test_vectors(shared_data):
     """The vectors of a real model; 1e-5 is far more than kernels differ and far less than rules do."""
     from trove_steps.encoder import Encoder
-    from trove_steps.model_settings import resolve_settings
+    from trove_steps.settings_resolution import resolve_settings
 
     assert keys.VERSION["encoder"] == 1
     folder = shared_data / "models" / "paraphrase-MiniLM-L3-v2"

@@ -12,17 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trove_steps.errors import TroveStepsError
-from trove_steps.mining import (
-    Mined,
-    Selection,
-    mine,
-    needed_depth,
-    split_by_file,
-    write_by_file,
-    write_grouped,
-    write_tsv,
-)
+from trove_steps.mined import Mined
+from trove_steps.mined_qrels import split_by_file, write_by_file, write_grouped, write_tsv
+from trove_steps.mining import mine, needed_depth
 from trove_steps.ranking import Ranking
+from trove_steps.selection import Selection
 
 from .rankings import make_qrels, make_ranking, read_qrels, read_run, rows_of
 
@@ -121,7 +115,7 @@ class TestTroveRules:
 
     def test_nothing_searched(self):
         mined = mine(make_ranking({}), None, 3)
-        assert len(mined.table) == len(mined.audit) == len(mined.funnel) == 0
+        assert len(mined.negatives.docs) == len(mined.audit) == len(mined.funnel) == 0
 
     @pytest.mark.parametrize(("folder", "lowest"), [("mine", None), ("mine_min1", 1)])
     def test_same_file_as_trove(self, shared_data, tmp_path, folder, lowest):
@@ -131,7 +125,7 @@ class TestTroveRules:
         qrels = read_qrels(cranfield / "qrels" / "test.tsv", lowest)
         assert needed_depth(15, qrels) <= 100
         mined = mine(ranking, qrels, 15)
-        write_tsv(tmp_path / "mined_qrels.tsv", mined)
+        write_tsv(tmp_path / "mined_qrels.tsv", mined.negatives)
         expected = (trove / folder / "mined_qrels.tsv").read_bytes()
         assert (tmp_path / "mined_qrels.tsv").read_bytes() == expected
         assert mined.counts["num_missing"] == 0
@@ -270,7 +264,7 @@ class TestSelection:
             assert row["candidates"] == fates
             assert row["kept"] + row["missing"] == wanted
         assert np.isfinite(mined.negatives.scores).all()
-        assert mined.counts["num_kept"] == len(mined.table)
+        assert mined.counts["num_kept"] == len(mined.audit) == len(mined.negatives.docs)
 
     def test_margin_of_a_negative_score(self):
         """A factor of 0.5 on -1.0 would let -0.6 through."""
@@ -542,7 +536,8 @@ class TestFiles:
 
     def test_tsv(self, tmp_path):
         path = tmp_path / "mined_qrels.tsv"
-        write_tsv(path, self.mined({"q 1": {"a": 0.1, "é": 1e-7}, "q2": {}, "q3": {"b": 3.0}}))
+        mined = self.mined({"q 1": {"a": 0.1, "é": 1e-7}, "q2": {}, "q3": {"b": 3.0}})
+        write_tsv(path, mined.negatives)
         rounded = float(np.float32(0.1)), float(np.float32(1e-7))
         assert path.read_text(encoding="utf-8") == (
             "query-id\tcorpus-id\tscore\n"
@@ -551,23 +546,15 @@ class TestFiles:
 
     def test_grouped(self, tmp_path):
         path = tmp_path / "mined_qrels.jsonl"
-        write_grouped(path, self.mined({"q\t1": {"a": 0.5, "é": 0.25}, "q2": {}}))
+        write_grouped(path, self.mined({"q\t1": {"a": 0.5, "é": 0.25}, "q2": {}}).negatives)
         assert path.read_text(encoding="utf-8") == (
             '{"qid": "q\\t1", "docid": ["a", "é"], "score": [0.5, 0.25]}\n'
         )
 
-    def test_table(self):
-        table = self.mined().table
-        assert table.column_names == ["query-id", "corpus-id", "score"]
-        assert table.slice(0, 2).to_pylist() == [
-            {"query-id": "q1", "corpus-id": "a", "score": np.float32(0.9)},
-            {"query-id": "q1", "corpus-id": "b", "score": np.float32(0.8)},
-        ]
-
     @pytest.mark.parametrize("bad", ["a\tb", "a\nb", "a\r"])
     def test_ids_that_tsv_cannot_hold(self, tmp_path, bad):
         with pytest.raises(TroveStepsError, match="grouped"):
-            write_tsv(tmp_path / "x.tsv", self.mined({"q": {bad: 1.0}}))
+            write_tsv(tmp_path / "x.tsv", self.mined({"q": {bad: 1.0}}).negatives)
         assert not list(tmp_path.iterdir())
 
     def test_by_file(self, tmp_path):
@@ -605,5 +592,5 @@ class TestFiles:
             np.array([3.0, 2.0, 1.0]),
         )
         with pytest.raises(TroveStepsError, match=r"'q' and document 'a'.*merge_mined_qrels"):
-            write(tmp_path / "out", mine(ranking, None, 3))
-        write(tmp_path / "out", mine(ranking, None, 2))  # the second "a" is not in it
+            write(tmp_path / "out", mine(ranking, None, 3).negatives)
+        write(tmp_path / "out", mine(ranking, None, 2).negatives)  # the second "a" is not in it

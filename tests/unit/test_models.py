@@ -12,7 +12,7 @@ import pytest
 from trove_steps.errors import TroveStepsError
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.keys import recipe_key
-from trove_steps.model_settings import model_files
+from trove_steps.model_files import model_files
 from trove_steps.models import NotFetched, locate_model
 
 FILES = {

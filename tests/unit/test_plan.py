@@ -445,6 +445,53 @@ def test_jobs_help_until_the_manifest_is_there(raw):
     assert plan.helper_records() == []
 
 
+# --- inputs and command lines ----------------------------------------------------------------------
+
+
+def test_jobs_that_share_a_corpus_are_told_how_many_they_are(raw):
+    plan = Plan(raw)
+    corpus = only_cell(raw).corpus
+    manifest = plan.encoding_manifest(corpus)
+    assert plan.sharing_flags(corpus) == ["--manifest", manifest]
+    raw["encode"] = {"jobs": 3}
+    plan, shared = Plan(raw), ["--manifest", manifest, "--jobs", 3]
+    assert plan.sharing_flags(corpus) == shared
+    helper = str(plan.helper_records()[0])
+    assert plan.sharing_flags(corpus, helper) == [*shared, "--helper-record", helper]
+
+
+def test_an_encode_step_waits_for_the_checks(raw):
+    plan, cell = Plan(raw), only_cell(raw)
+    inputs = plan.encode_inputs(cell.corpus)
+    assert [os.path.realpath(link) for link in inputs["texts"]] == [
+        os.path.realpath("data/corpus.jsonl")
+    ]
+    assert os.path.realpath(inputs["model"]) == os.path.realpath("model")
+    assert inputs["checks"] == plan.check_targets()
+
+
+def test_steps_of_mining_read_the_ranking_judgments_and_texts(raw):
+    plan, cell = Plan(raw), only_cell(raw)
+    inputs = plan.mining_inputs(cell)
+    read = {name: list(map(os.path.realpath, inputs[name])) for name in ("qrels", "corpus_files")}
+    assert read == {
+        "qrels": [os.path.realpath("data/qrels.tsv")],
+        "corpus_files": [os.path.realpath("data/corpus.jsonl")],
+    }
+    ranking = plan.ranking_inputs(cell, "mining")
+    assert ranking.items() <= inputs.items()
+    assert ranking == {"search": plan.search_manifest(cell, "mining")} | plan.search_inputs(cell)
+
+
+def test_mining_is_told_of_scores_that_a_cross_encoder_gave(raw):
+    plan = Plan(raw)
+    assert plan.pair_score_flags(only_cell(raw)) == []
+    raw["mining"]["cross_encoder"] = "model"
+    plan = Plan(raw)
+    (cell,) = plan.cells.values()
+    assert plan.pair_score_flags(cell) == ["--pair-scores", plan.rescore_manifest(cell)]
+
+
 # --- mistakes ------------------------------------------------------------------------------------
 
 
@@ -502,7 +549,7 @@ def test_a_cache_that_cannot_be_written(raw):
 
 PROGRAM = """
 import json, sys, time
-from trove_steps import arguments, devices, plan, summarise
+from trove_steps import execution, job_requests, live, plan, summarise, yaml_keys
 raw = json.loads(sys.argv[1])
 plan = plan.Plan(raw)
 plan.default_targets(), plan.encode_targets(), plan.depths

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.models import HARD_TEXTS, KINDS, MAX_LEN, encoder_of, minilm, mixed_texts, settings_of
 from trove_steps.encoder import Encoder
 from trove_steps.errors import TroveStepsError
-from trove_steps.model_settings import resolve_settings
+from trove_steps.settings_resolution import resolve_settings
 
 
 @pytest.mark.parametrize(

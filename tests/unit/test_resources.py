@@ -1,21 +1,16 @@
-"""What jobs ask a cluster for."""
+"""What a step takes on a cluster."""
 
 import gzip
 import json
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trove_steps import resources
-from trove_steps.files import write_json
 from trove_steps.resources import (
     LEAST_MINUTES,
-    Limits,
-    again,
     check_memory,
-    cpu_threads,
     encode_memory,
     encode_minutes,
     rank_memory,
@@ -45,11 +40,6 @@ TINY = record(
     peak_memory_mb=900,
     seconds={"encode": 5.0, "total": 6.0},
 )
-
-
-def test_each_attempt_gets_twice_as_much_up_to_the_limit():
-    assert [again(1000, attempt, None) for attempt in (1, 2, 3)] == [1000, 2000, 4000]
-    assert [again(1000, attempt, 3000) for attempt in (1, 2, 3)] == [1000, 2000, 3000]
 
 
 @pytest.mark.parametrize("grow", ["texts", "weights", "processes"])
@@ -186,24 +176,6 @@ def test_memory_of_a_search_is_bounded():
     assert search_memory(GB, 1, block=40_960) > search_memory(GB, 1) + 3 * 160
 
 
-@pytest.mark.parametrize(
-    ("asked", "gpus"),
-    [
-        ({}, 0),
-        ({"gres": "gpu:4"}, 4),
-        ({"gres": "gpu:a100:2"}, 2),
-        ({"gres": "gpu"}, 1),
-        ({"gres": "lustre:1"}, 0),
-        ({"gpu": 2}, 2),
-        ({"gpu": "3"}, 3),
-        ({"gpu": "attempt"}, 1),
-        ({"pod_gpus": 1, "mem_mb": 9}, 1),
-    ],
-)
-def test_gpus_that_a_profile_asks_for(asked, gpus):
-    assert resources.asked_gpus(asked) == gpus
-
-
 def test_packed_texts_count_as_unpacked(tmp_path):
     (tmp_path / "a.jsonl").write_text("x" * 1000)
     with gzip.open(tmp_path / "b.jsonl.gz", "wb") as file:
@@ -228,25 +200,6 @@ def test_records_of_killed_jobs_are_left_out(tmp_path):
     assert read_records(tmp_path) == [record()]
 
 
-@pytest.mark.parametrize(
-    ("cores", "processes", "gpus", "threads"),
-    [
-        (8, 1, 0, 8),
-        (8, 4, 0, 8),
-        (16, 1, 4, 4),
-        (16, 4, 4, 16),
-        (16, 9, 4, 16),
-        (2, 1, 8, 1),
-        (None, 1, 0, 1),
-    ],
-)
-def test_threads_on_this_machine_stay_within_the_cores(cores, processes, gpus, threads):
-    assert cpu_threads(cores, processes, gpus) == threads
-    if cores and gpus and cores >= gpus:
-        at_once = gpus // min(processes, gpus)
-        assert at_once * threads <= cores
-
-
 def test_every_figure_is_a_whole_number():
     """SLURM takes no fractions."""
     figures = [
@@ -258,91 +211,3 @@ def test_every_figure_is_a_whole_number():
         check_memory(123, 45, 7),
     ]
     assert all(isinstance(figure, int) and figure > 0 for figure in figures)
-    assert resources.again(figures[0], 2, None) == 2 * figures[0]
-
-
-# --- of a plan -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def asking(tmp_path):
-    """A plan of one corpus of 40 MB, with a model of 4 MB that reads 10 tokens of each text."""
-    (tmp_path / "corpus.jsonl").write_bytes(b"x" * 40_000_000)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"x" * 4_000_000)
-    check = tmp_path / "results" / "d" / ".data" / "key.json"
-
-    def requests(nproc, limits=None):
-        config = {"encode": {"nodes": 2, "jobs": 1}, "nproc_per_node": nproc}
-        plan = SimpleNamespace(
-            config=config, cache=tmp_path, checks_before=lambda encoding: [check]
-        )
-        encoding = SimpleNamespace(
-            links=(tmp_path / "corpus.jsonl",),
-            model=SimpleNamespace(folder=tmp_path / "model"),
-            encoder="e",
-            role="corpus",
-            encoder_recipe={"max_len": 10},
-        )
-        return resources.Requests(plan, limits or Limits()), encoding
-
-    requests.check = check
-    return requests
-
-
-def test_time_of_a_checked_corpus_follows_max_len(asking, monkeypatch):
-    monkeypatch.setattr(resources, "LEAST_MINUTES", 0)
-    monkeypatch.setattr(resources, "CPU_FLOPS", 1e6)
-    requests, encoding = asking(1)
-    before = requests.encode_minutes(encoding, 1, 0, 1)
-    asking.check.parent.mkdir(parents=True)
-    write_json(asking.check.parent.parent / "data.json", {"corpus": {"records": 100_000}})
-    write_json(asking.check, {"files": {"data.json": {}}})
-    after = requests.encode_minutes(encoding, 1, 0, 1)
-    assert before == pytest.approx(10 * after, rel=0.01)  # 10 million tokens, of which 1 is read
-
-
-def test_gpus_without_a_process_do_nothing(asking, monkeypatch):
-    monkeypatch.setattr(resources, "LEAST_MINUTES", 0)
-    monkeypatch.setattr(resources, "GPU_FLOPS", 1e6)
-    two, encoding = asking(2)
-    every, _ = asking("auto")
-    minutes = two.encode_minutes(encoding, 1, 8, 1)
-    assert minutes == two.encode_minutes(encoding, 1, 2, 1)
-    assert minutes == pytest.approx(4 * every.encode_minutes(encoding, 1, 8, 1), abs=4)
-
-
-def test_requests_stay_within_the_limits(asking):
-    requests, encoding = asking(1, Limits(minutes=20, mem_mb=4000))
-    assert [requests.encode_minutes(encoding, 1, 0, attempt) for attempt in (1, 2)] == [20, 20]
-    assert [requests.encode_memory(encoding, attempt) for attempt in (1, 2)] == [2531, 4000]
-
-
-def test_the_stricter_limit_counts():
-    assert Limits(60, None).within(Limits(30, 8000)) == Limits(30, 8000)
-    assert Limits(None, 4000).within(Limits(30, 8000)) == Limits(30, 4000)
-    assert Limits().within(Limits()) == Limits()
-
-
-@pytest.mark.parametrize("minutes", [8, 30, 1440])
-def test_steps_of_one_job_stay_within_its_time_together(minutes):
-    of = {rule: Limits(minutes, 9).of_shared_job(rule).minutes for rule in resources.SHARES}
-    beside = max(of.pop("score"), of.pop("rescore"))
-    assert minutes * 3 / 4 < sum(of.values()) + beside <= minutes
-    assert Limits(None, 9).of_shared_job("search") == Limits(None, 9)
-    assert Limits(60, 9).of_shared_job("encode_corpus").minutes == 60
-
-
-def test_moving_vectors_takes_their_size(tmp_path, asking):
-    requests, corpus = asking(1)
-    corpus.step = "encode"
-    (tmp_path / "vectors.npy").write_bytes(b"x" * 5_000_000)
-    brought = SimpleNamespace(step="import", links=[tmp_path / "vectors.npy"], text_links=[])
-    base = resources.BASE_MB + resources.PROCESS_MB
-    assert requests.move_memory(brought, "", 1) == base + 5
-    # 100,000 documents with 1,024 float32 each
-    assert requests.move_memory(corpus, "a.safetensors", 1) == base + 410
-    assert requests.move_memory(corpus, "a.safetensors", 2) == 2 * (base + 410)
-    assert requests.move_memory(corpus, "a.npy", 1) == base
-    assert requests.move_minutes(corpus, 1) == LEAST_MINUTES
-    assert requests.least_memory(1) == base

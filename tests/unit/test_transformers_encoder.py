@@ -9,8 +9,8 @@ import pytest
 from tests.models import HARD_TEXTS, KINDS, MAX_LEN, copy_of, encoder_of, mixed_texts, settings_of
 from trove_steps.encoder import Encoder
 from trove_steps.errors import TroveStepsError
+from trove_steps.model_files import model_files
 from trove_steps.model_loading import _quantization
-from trove_steps.model_settings import model_files
 from trove_steps.pooling import pool
 
 

@@ -42,10 +42,11 @@ def run(options: argparse.Namespace) -> int:
 
 def resolved(options: argparse.Namespace) -> tuple:
     """Return (configuration, data set resolved to files, folder of links by content)."""
-    from trove_steps.config import load_config, nearest
+    from trove_steps.config import load_config
     from trove_steps.errors import TroveStepsError
     from trove_steps.fingerprint import Fingerprints
     from trove_steps.inputs import Inputs
+    from trove_steps.wording import nearest
 
     config = load_config(configuration(options))
     name, known = options.dataset, config["datasets"]
@@ -77,8 +78,8 @@ def lengths_of(given: dict, name: str, data, role: str, records: int) -> dict:
     from trove_steps.data.lengths import text_lengths
     from trove_steps.errors import TroveStepsError
     from trove_steps.formats import OPTIONS, choose_format, formatter
-    from trove_steps.model_settings import resolve_settings
     from trove_steps.models import locate_model
+    from trove_steps.settings_resolution import resolve_settings
 
     own = role == "queries" and "query_model_name_or_path" in given
     option, revision = ("query_model_name_or_path", "query_model_revision") if own else (

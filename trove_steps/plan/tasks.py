@@ -1,4 +1,4 @@
-"""What snakemake makes of a configuration: the targets of each task, and the command lines of the steps."""
+"""What snakemake makes of a configuration: targets of the tasks, inputs and command lines of the steps."""
 
 import json
 from functools import cached_property
@@ -8,7 +8,7 @@ from trove_steps.arguments import model_flags
 from trove_steps.errors import TroveStepsError
 from trove_steps.formats import OPTIONS
 from trove_steps.plan.artefacts import Artefacts
-from trove_steps.plan.parts import ROLES, Cell, Encoding
+from trove_steps.plan.parts import ROLES, Cell, Encoding, Imported
 from trove_steps.selection import candidate_flags, merge_flags, mine_flags
 
 
@@ -94,6 +94,44 @@ class Plan(Artefacts):
         keys = (found["search"], found["key"], encoded, f"imported-{encoded}")
         return next((self._names[key] for key in keys if key in self._names), "")
 
+    # --- inputs -----------------------------------------------------------------------------------
+
+    def encode_inputs(self, encoding: Encoding) -> dict[str, Path | list[Path]]:
+        """Return what an encode step reads, and the checks that come before it."""
+        return {
+            "texts": list(encoding.links),
+            "model": encoding.model.link,
+            "checks": self.checks_before(encoding),
+        }
+
+    def import_inputs(self, imported: Imported) -> dict[str, list[Path]]:
+        """Return what an import reads, and the checks that come before it."""
+        return {
+            "embeddings": list(imported.links),
+            "texts": list(imported.text_links),
+            "checks": self.checks_before(imported),
+        }
+
+    def search_inputs(self, cell: Cell) -> dict[str, Path]:
+        """Return the vectors that a search reads; their manifests hold the ids of its rows."""
+        return {
+            "queries": self.encoding_manifest(cell.queries),
+            "corpus": self.encoding_manifest(cell.corpus),
+        }
+
+    def ranking_inputs(self, cell: Cell, task: str) -> dict[str, Path]:
+        """Return the ranking that serves a task, and the manifests that hold the ids of its rows."""
+        return {"search": self.search_manifest(cell, task), **self.search_inputs(cell)}
+
+    def mining_inputs(self, cell: Cell) -> dict[str, Path | list[Path]]:
+        """Return what the steps of mining read: a ranking, judgments and texts."""
+        files = {
+            "qrels": list(cell.data.qrels.links),
+            "corpus_files": list(cell.data.corpus.links),
+            "query_files": list(cell.data.queries.links),
+        }
+        return self.ranking_inputs(cell, "mining") | files
+
     # --- command lines ----------------------------------------------------------------------------
 
     def model_flags(self, encoding: Encoding) -> list[str]:
@@ -103,6 +141,17 @@ class Plan(Artefacts):
             given[OPTIONS[ROLES[encoding.role]]] = encoding.form
         name = [f"--dataset-name={encoding.dataset}"] if encoding.dataset else []
         return model_flags(given, encoding.role) + name
+
+    def sharing_flags(self, encoding: Encoding, helper_record: str | None = None) -> list:
+        """Return the manifest of a corpus and how many jobs share it, as flags of the encode step.
+
+        A job that only helps leaves `helper_record`.
+        """
+        flags = ["--manifest", self.encoding_manifest(encoding)]
+        jobs = self.config["encode"]["jobs"]
+        if jobs > 1:
+            flags += ["--jobs", jobs]
+        return [*flags, "--helper-record", helper_record] if helper_record else flags
 
     def reader_flags(self, encoding: Encoding) -> list[str]:
         """Return how the files of an encoding are read, as flags of an encode step."""
@@ -150,6 +199,11 @@ class Plan(Artefacts):
     def mine_flags(self) -> list[str]:
         """Return the options of mining as flags of the mine step."""
         return mine_flags(self.mining)
+
+    def pair_score_flags(self, cell: Cell) -> list:
+        """Return where a cross-encoder's scores are, as flags of the mine step; empty without one."""
+        manifest = self.rescore_manifest(cell)
+        return ["--pair-scores", manifest] if manifest else []
 
     def rescore_flags(self) -> list[str]:
         """Return the options of mining that choose candidates as flags of the rescore step."""

@@ -5,7 +5,7 @@
 rule score:
     """Compute the metrics of a ranking."""
     input:
-        unpack(get_ranking("evaluation")),
+        unpack(get_evaluation_inputs),
         qrels=get_qrels,
         check=get_check_before("score_record"),
     output:

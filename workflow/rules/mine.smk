@@ -6,8 +6,7 @@
 rule mine_negatives:
     """Pick hard negatives from a ranking."""
     input:
-        unpack(get_ranking("mining")),
-        unpack(get_files),
+        unpack(get_mining_inputs),
         unpack(get_pair_scores),
         check=get_check_before("mine_record"),
     output:
