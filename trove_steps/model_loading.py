@@ -12,7 +12,8 @@ import torch
 
 from trove_steps.cpu_layers import fuse_layers, pack_linears
 from trove_steps.errors import TroveStepsError
-from trove_steps.model_settings import ModelSettings, base_folder, transformer_folder
+from trove_steps.model_folder import base_folder, transformer_folder
+from trove_steps.model_settings import ModelSettings
 
 # Parts of a model that its last hidden states do not depend on: they may be missing from its file.
 UNUSED_WEIGHTS = ("pooler.", "position_ids", "lm_head.", "classifier.", "cls.predictions")

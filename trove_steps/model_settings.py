@@ -5,12 +5,7 @@ from dataclasses import dataclass, field
 
 from trove_steps import own_code
 from trove_steps.keys import derived_recipe
-
-# encoding, model_loading, transformers_encoder and data.lengths still look here for what other modules hold.
-from trove_steps.model_config import OFFSET_POSITIONS  # noqa: F401
-from trove_steps.model_files import model_files  # noqa: F401
-from trove_steps.model_folder import base_folder, transformer_folder  # noqa: F401
-from trove_steps.sentence_transformers_files import DESCRIPTION, lower_cases, read_modules  # noqa: F401
+from trove_steps.sentence_transformers_files import DESCRIPTION
 
 
 @dataclass(frozen=True)

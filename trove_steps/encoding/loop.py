@@ -16,7 +16,7 @@ from trove_steps.encoding.work import Portion, Work
 from trove_steps.errors import TroveStepsError
 from trove_steps.fingerprint import check_unchanged
 from trove_steps.lengths import write_lengths
-from trove_steps.model_settings import model_files
+from trove_steps.model_files import model_files
 from trove_steps.progress import SharedBar, report
 
 
