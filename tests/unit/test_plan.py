@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import PROJECT, make_dataset
@@ -442,6 +443,15 @@ def test_jobs_help_until_the_manifest_is_there(raw):
     assert {path.parent for path in helpers} == {manifest.with_suffix(".helped")}
     manifest.parent.mkdir(parents=True)
     manifest.write_text("{}")
+    assert plan.helper_records() == []
+
+
+def test_nobody_helps_to_import_vectors(raw):
+    raw["encode"] = {"jobs": 3}
+    raw["datasets"]["tiny"]["corpus_embeddings"] = "data/corpus.npy"
+    np.save("data/corpus.npy", np.eye(3, dtype=np.float32))
+    plan = Plan(raw)
+    assert {e.step for e in plan.encodings.values() if e.role == "corpus"} == {"import"}
     assert plan.helper_records() == []
 
 

@@ -79,7 +79,7 @@ class Artefacts(Cells):
         manifests = [
             self.encoding_manifest(encoding)
             for encoding in self.encodings.values()
-            if encoding.role == "corpus" and helpers
+            if (encoding.role, encoding.step) == ("corpus", "encode") and helpers
         ]
         return [
             manifest.with_suffix(".helped") / f"{number}.json"
