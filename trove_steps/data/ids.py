@@ -179,5 +179,11 @@ def _place(row: int, where: Sequence[tuple[str, int]], readers: Sequence) -> str
 
 
 def plain_values(values: Iterable) -> list:
-    """Return values as Python has them: numbers and strings of numpy and the like are converted."""
-    return [value.item() if hasattr(value, "item") else value for value in values]
+    """Return values as Python has them: numbers and strings of numpy and other libraries are converted."""
+    return list(map(_plain, values))
+
+
+def _plain(value):
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
+    return str.__str__(value) if isinstance(value, str) else value

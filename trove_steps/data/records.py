@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import lru_cache
 from itertools import count, islice
@@ -201,7 +201,12 @@ def describe_format(path: Path | str, shown_as: str, reader: Reader = PLAIN) -> 
 def _from_loader(source: Source, path, reader: Reader, batch_rows: int) -> Iterator[Batch]:
     """Read with a function of the user's own; it gets the real path, records are counted as lines."""
     function = load_function(reader.loader, reader.sha256)
-    found = called(reader.loader, lambda: iter(function(os.path.realpath(path))))
+    found = called(reader.loader, lambda: function(os.path.realpath(path)))
+    if not isinstance(found, Iterable):
+        raise TroveStepsError(
+            f"{reader.loader} must return the records of {source.name}; it returned {shortened(found)}"
+        )
+    found = called(reader.loader, iter, found)
     fields = None
     for first in count(1, batch_rows):
         records = called(reader.loader, lambda: list(islice(found, batch_rows)))
