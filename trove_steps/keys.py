@@ -33,7 +33,7 @@ VERSION = {
     "report": 3,
     "track": 2,
     "filters": 2,
-    "data": 3,
+    "data": 4,
 }
 
 

@@ -273,6 +273,18 @@ def test_options(options, expected):
     assert steps[-1]["after"] == len(expected)
 
 
+def test_the_smallest_integer_is_the_smallest_score():
+    """Its negative is itself in 64 bits."""
+    rows = [("q", "a", -(2**63)), ("q", "b", 0), ("q", "c", 2**63 - 1)]
+    for option, kept in (("group_top_k", rows[2]), ("group_bottom_k", rows[0])):
+        assert rows_of(filtered(table(rows), {option: 1})[0]) == [kept]
+
+
+def test_a_filter_of_several_lines_is_told_in_one():
+    _, steps = filtered(table(ROWS), {"filter_fn": "(score > 0\n  and score < 3)"})
+    assert steps[0]["filter"] == "filter_fn (score > 0 and score < 3)"
+
+
 def test_transforms_of_fractions():
     rows = [("q", "a", 1.9), ("q", "b", -0.5), ("q", "c", 2.0)]
     for name, expected in (

@@ -95,7 +95,7 @@ def _filters(options: dict, subset) -> Iterator[tuple[str, Callable]]:
     if (high := options.get("max_score")) is not None:
         yield f"max_score {high}", lambda table: _masked(table, to_numpy(table["score"]) < high)
     if given := options.get("filter_fn"):
-        yield f"filter_fn {given}", lambda table: _chosen(table, given, function)
+        yield f"filter_fn {_in_one_line(given)}", lambda table: _chosen(table, given, function)
     for name in GROUP_OPTIONS[:-1]:
         if (most := options.get(name)) is not None:
             seed = options.get("group_random_seed", 0)
@@ -104,9 +104,13 @@ def _filters(options: dict, subset) -> Iterator[tuple[str, Callable]]:
         yield f"group_filter_fn {grouped}", lambda table: _by_group(table, grouped, function)
     if (given_score := options.get("score_transform")) is not None:
         yield (
-            f"score_transform {given_score}",
+            f"score_transform {_in_one_line(given_score)}",
             lambda table: _rescored(table, given_score, function),
         )
+
+
+def _in_one_line(given) -> str:
+    return " ".join(str(given).split())
 
 
 def _masked(table, keep):
@@ -159,8 +163,9 @@ def _per_query(table, option: str, most: int, seed: int):
         return table
     queries = id_codes(table["query_id"])
     scores = to_numpy(table["score"])
+    falling = ~scores if scores.dtype.kind == "i" else -scores  # -(-(2**63)) is itself
     by = {
-        "group_top_k": lambda: np.lexsort((-scores, queries)),
+        "group_top_k": lambda: np.lexsort((falling, queries)),
         "group_bottom_k": lambda: np.lexsort((scores, queries)),
         "group_first_k": lambda: np.argsort(queries, kind="stable"),
         # Unlike numpy's other methods, the bits of a bit generator are promised not to change.

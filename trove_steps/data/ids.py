@@ -30,6 +30,7 @@ DOC_ID_NAMES = (
     "pid",
 )
 SCORE_NAMES = ("score", "relevance", "rel", "label")
+ROLES = {"query": QUERY_ID_NAMES, "document": DOC_ID_NAMES, "score": SCORE_NAMES}
 RECORD_ID_NAMES = ("_id", "id", *QUERY_ID_NAMES, *DOC_ID_NAMES)
 
 AT_ONCE = 1 << 16  # ids or hashes that are looked at together

@@ -12,6 +12,7 @@ from trove_steps.data.ids import (
     DOC_ID_NAMES,
     QUERY_ID_NAMES,
     RECORD_ID_NAMES,
+    ROLES,
     SCORE_NAMES,
     bad_id,
     bad_id_message,
@@ -112,6 +113,11 @@ def _reader(record: dict, where: str) -> tuple[str, Callable[[dict], Triplets]]:
     score = _name(record, SCORE_NAMES)
     positive, negative = _name(record, POSITIVE_NAMES), _name(record, NEGATIVE_NAMES)
     if query and doc and score:
+        for role, known in ROLES.items():
+            if len(names := [name for name in known if name in record]) > 1:
+                raise TroveStepsError(
+                    f"{where}: the fields {' and '.join(map(repr, names))} both name the {role}: keep one"
+                )
         if isinstance(record[doc], list):
             return "JSON lines grouped by query", lambda r: _grouped(r, query, doc, score)
         return "JSON lines", lambda r: ([r[query]], [r[doc]], [r[score]])

@@ -323,7 +323,8 @@ def _parsed(source: Source, line: bytes, number: int):
     except orjson.JSONDecodeError as error:
         where = f"{source.name}:{number}"
         check_utf8(line, where)
-        if source.ended_in_mid_line and number == source.line:
+        at_the_end = source.ended_in_mid_line and number == source.line
+        if at_the_end and "end of data" in error.msg:
             advice = "the file seems to be cut off here: copy or download it again"
         elif "surrogate" in error.msg:
             advice = "an escape \\ud800 to \\udfff is half a character: remove it or give its pair"
@@ -398,7 +399,7 @@ def _layout(row: list[str], where: str, reader: Reader) -> tuple[Fields | None, 
     """Return the fields that a header names (None without header) and the columns of id, title, text."""
     names = [cell.strip().strip('"') for cell in row]
     known = ("text", *RECORD_ID_NAMES, *filter(None, (reader.id, reader.title, reader.text)))
-    if reader != PLAIN or any(name in known for name in names):
+    if reader != PLAIN or any(name.lower() in known for name in names):
         fields = _choose_fields(names, where, reader)
         return fields, [names.index(x) if x in names else None for x in astuple(fields)]
     if len(row) == 2:
