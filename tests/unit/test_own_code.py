@@ -221,6 +221,7 @@ def test_what_an_own_loader_reads_may_be_anything(monkeypatch):
         b"q\td\t1\nq\td\xe4\t1\n",
         b"q\td\t1\nqd\n",
         b'{"qid":"q","docid":"d","score":1}\n{}',
+        b'{"qid":"q","docid":["d"],"score":[1]}\n"text"',
     ):
         Path("data").write_bytes(content)
         place_of("q", "d", ["data"], ["data"])

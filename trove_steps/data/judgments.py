@@ -56,6 +56,7 @@ def json_lines(source: Source, query: str, doc: str) -> list[int]:
     """Return the numbers of the lines that judge a pair."""
     read, found = None, []
     for records, numbers in _records(source):
+        check_objects(source, records, numbers)
         for record, number in zip(records, numbers, strict=True):
             read = read or _reader(record, source.name)[1]
             queries, docs, _ = read(record)

@@ -27,6 +27,7 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.own_code import called, load_function
 
 BATCH_ROWS = 4096
+JSON_NAME = re.compile(r"\.(json|jsonl|ndjson)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE)
 MOST_NAMES = 64  # keys of JSON objects that a decoder is made for
 
 
@@ -183,7 +184,7 @@ def _batches(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batch]
 
 
 def _is_json(source: Source) -> bool:
-    return source.head.lstrip()[:1] == b"{" or ".json" in Path(source.name).name.lower()
+    return source.head.lstrip()[:1] == b"{" or JSON_NAME.search(source.name) is not None
 
 
 def describe_format(path: Path | str, shown_as: str, reader: Reader = PLAIN) -> str:
@@ -195,6 +196,9 @@ def describe_format(path: Path | str, shown_as: str, reader: Reader = PLAIN) -> 
             what = "JSON lines"
         else:
             what = "TSV" if delimiter(source) == "\t" else "CSV"
+            rows = next(rows for _, rows in _rows(source) if rows)
+            fields, _ = _layout(rows[0], source.name, reader)
+            what += "" if fields else " without header"
         return f"{what}, {source.compression}" if source.compression else what
 
 
@@ -376,7 +380,7 @@ def _from_rows(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batc
             "JSON lines, CSV, TSV, Parquet and Arrow"
         )
     fields = None
-    for numbers, rows in (tsv_rows if mark == "\t" else csv_rows)(source):
+    for numbers, rows in _rows(source):
         if not rows:
             continue
         if fields is None:
@@ -393,6 +397,10 @@ def _from_rows(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batc
                 for column in columns
             ]
             yield _checked(source, fields, Batch(*values, lines))
+
+
+def _rows(source: Source) -> Iterator[tuple[Sequence[int], list[list[str]]]]:
+    return (tsv_rows if delimiter(source) == "\t" else csv_rows)(source)
 
 
 def _layout(row: list[str], where: str, reader: Reader) -> tuple[Fields | None, list[int | None]]:
