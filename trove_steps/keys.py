@@ -32,7 +32,7 @@ VERSION = {
     "summary": 3,
     "report": 3,
     "track": 2,
-    "filters": 2,
+    "filters": 3,
     "data": 4,
 }
 
