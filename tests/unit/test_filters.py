@@ -181,7 +181,8 @@ def test_what_does_not_fit_into_64_bits_is_refused(expression, score):
 @pytest.mark.parametrize(
     "expression",
     ["(score >= 1) + (score >= 2) + (score >= 3)", "(score > 1) - (score > 2)", "-(score > 1)",
-     "2 * (score > 1)", "+(score > 1)", "abs(score > 1)", "min(score > 1, score > 2)"],
+     "2 * (score > 1)", "+(score > 1)", "score in [-1, +2, 3]", "True + True + score",
+     "abs(score > 1)", "min(score > 1, score > 2)"],
 )  # fmt: skip
 def test_conditions_count_as_numbers_where_numbers_are_needed(expression):
     expected = [eval(expression, {"score": row[2]}) for row in ROWS]

@@ -202,9 +202,10 @@ class _Evaluation:
         """Return the number of a node; -(2**63), whose negative is itself in 64 bits, is refused."""
         import numpy as np
 
-        number = np.asarray(self._number(node))
-        if number.dtype.kind == "i":
-            self._require((number > -(2**63)).all(), node, "does not fit into 64 bits once negated")
+        number = self._number(node)
+        if np.asarray(number).dtype.kind == "i":
+            fits = np.all(number > -(2**63))
+            self._require(fits, node, "does not fit into 64 bits once negated")
         return number
 
     def _require(self, right, node, mistake: str) -> None:
@@ -298,9 +299,10 @@ class _Evaluation:
         value = self.value(node)
         if isinstance(value, Texts | tuple | str):
             raise _Refused(f"{ast.unparse(node)[:60]!r} is no number")
-        number = np.asarray(value)
-        # As Python does; numpy's sum of two conditions is true, 1.
-        return number.astype(np.int64) if number.dtype == bool else value
+        if isinstance(value, bool):
+            return int(value)
+        # numpy's sum of two conditions is true, which is 1.
+        return value.astype(np.int64) if np.asarray(value).dtype == bool else value
 
 
 def _refuse(_):
