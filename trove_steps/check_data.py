@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trove_steps.arguments import run_step
 from trove_steps.data.checks import check_data
+from trove_steps.data.findings import warning_line
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json, write_json
 from trove_steps.progress import report
@@ -42,12 +43,6 @@ def run(arguments: argparse.Namespace) -> None:
         f"{qrels['judgments'] if qrels else 0:,} judgments, {len(found['warnings'])} warnings · "
         f"{time.perf_counter() - started:.1f} s"
     )
-
-
-def warning_line(warning: dict) -> str:
-    """Return a warning in one line, with examples."""
-    examples = ", ".join(map(str, warning["examples"]))
-    return warning["message"] + (f" (such as {examples})" if examples else "")
 
 
 def main() -> None:

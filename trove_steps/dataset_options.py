@@ -8,6 +8,7 @@ from trove_steps.data.filters import check_options
 PATH_OPTIONS = ("corpus_path", "query_path", "qrel_path", "query_subset_path")
 EMBEDDINGS_OPTIONS = ("corpus_embeddings", "query_embeddings")
 CACHE_OPTIONS = ("corpus_cache", "query_cache")
+OF_JUDGMENTS = ("loader", "query_subset_path", *FILTERS)
 OF_DATASET = (  # the others are of a collection
     "collections",
     "exclude_identical_ids",
@@ -70,12 +71,14 @@ def _conflicts(collection: dict, where: str) -> list[str]:
         lines.append(f"{where}: only one of beir and ir_datasets can be given")
     if "split" in collection and "beir" not in collection:
         lines.append(f"{where}.split: does nothing without beir")
+    if "split" in collection and "qrel_path" in collection:
+        lines.append(f"{where}.split: does nothing beside qrel_path")
     if "title" in collection.get("query_fields", {}):
         lines.append(f"{where}.query_fields.title: queries have no title")
     if not {"qrel_path", "beir", "ir_datasets"} & collection.keys():
         lines += [
             f"{where}.{option}: does nothing without qrel_path"
-            for option in ("loader", "query_subset_path", *FILTERS)
+            for option in OF_JUDGMENTS
             if option in collection
         ]
     unbounded = [

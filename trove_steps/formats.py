@@ -69,15 +69,21 @@ def formatter(
         fields = {"title": title, "text": text, "dataset": dataset}
         try:
             made = function(**{name: fields[name] for name in parameters})
-        except Exception as error:
+        except own_code.FAILURES as error:
             raise TroveStepsError(
-                f"format {form}: {type(error).__name__}: {error}, for the text {text[:60]!r}"
+                f"format {form}: {own_code.reason(error)}, for the text {text[:60]!r}"
             ) from error
         if not isinstance(made, str):
             raise TroveStepsError(
                 f"format {form}: returned {type(made).__name__} instead of a string for the text "
                 f"{text[:60]!r}"
             )
+        try:
+            made.encode()
+        except UnicodeEncodeError:
+            raise TroveStepsError(
+                f"format {form}: returned half of a surrogate pair for the text {text[:60]!r}"
+            ) from None
         return made
 
     return lambda titles, texts: list(map(call, titles, texts))

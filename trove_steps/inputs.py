@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trove_steps.data.filters import FUNCTION_OPTIONS, OPTIONS
 from trove_steps.data.remote import RemoteData, remote_data
-from trove_steps.dataset_options import PATH_OPTIONS, collections_of
+from trove_steps.dataset_options import OF_JUDGMENTS, PATH_OPTIONS, collections_of
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import write_json
 from trove_steps.fingerprint import Fingerprints
@@ -210,6 +210,12 @@ class Inputs:
         found, lines = dict(collection), []
         if "beir" in collection:
             found = {**_beir_paths(collection, where), **found}
+            if "qrel_path" not in found:
+                lines += [
+                    f"{where}.{option}: does nothing, as {collection['beir']} has no folder qrels"
+                    for option in OF_JUDGMENTS
+                    if option in found
+                ]
         if "ir_datasets" in collection:
             fetched = self._fetched(_of_ir_datasets(collection, where))
             found = {**fetched, **found}

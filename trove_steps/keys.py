@@ -32,8 +32,8 @@ VERSION = {
     "summary": 3,
     "report": 3,
     "track": 2,
-    "filters": 2,
-    "data": 3,
+    "filters": 3,
+    "data": 4,
 }
 
 

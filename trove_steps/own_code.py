@@ -10,12 +10,16 @@ import importlib.util
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from trove_steps.errors import TroveStepsError
 
+# What ends a process ends it here without a word, and a command with status 0.
+FAILURES = (Exception, SystemExit)
+PACKAGE = str(Path(__file__).parent)
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -80,10 +84,9 @@ def load(name: str, where: str = "", digest: str | None = None):
         sys.path.insert(0, folder)  # for what the module imports from beside it
     try:
         imported = _module(module, path.resolve(), found)
-    except Exception as error:  # the user's module may raise anything
+    except FAILURES as error:  # the user's module may raise anything
         raise TroveStepsError(
-            f"{_place(where)}{path} can't be imported for '{name}' ({type(error).__name__}: {error}): "
-            "correct it"
+            f"{_place(where)}{path} can't be imported for '{name}' ({reason(error)}): correct it"
         ) from error
     if not hasattr(imported, thing):
         raise TroveStepsError(f"{_place(where)}{path} has no {thing}, which '{name}' names")
@@ -125,14 +128,27 @@ def called(name: str, function: Callable, *arguments):
         return function(*arguments)
     except TroveStepsError:
         raise
-    except Exception as error:
-        trace = error.__traceback__
-        while trace.tb_next is not None:
-            trace = trace.tb_next
-        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    except FAILURES as error:
         raise TroveStepsError(
-            f"{name} failed at {place} ({type(error).__name__}: {error}): correct the function"
+            f"{name} failed{_place_of(error)} ({reason(error)}): correct the function"
         ) from error
+
+
+def reason(error: BaseException) -> str:
+    """Return the kind of an error and its message, in one line."""
+    try:
+        message = " ".join(str(error).split())
+    except Exception:
+        message = ""
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def _place_of(error: BaseException) -> str:
+    """Return the last place of a traceback that is in the user's own file, "" if none is."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if not frame.filename.startswith(PACKAGE)]
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def _place(where: str) -> str:

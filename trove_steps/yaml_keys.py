@@ -20,7 +20,12 @@ def check_unique_keys(paths: Iterable[Path]) -> None:
                 root = yaml.compose(file, yaml.SafeLoader)
         except (OSError, ValueError, yaml.YAMLError):
             continue
-        _check_unique(root, path, [])
+        try:
+            _check_unique(root, path, [])
+        except RecursionError:
+            raise TroveStepsError(
+                f"{path}: a section holds itself, by an alias *NAME inside of &NAME: write it out"
+            ) from None
 
 
 def _check_unique(node, path: Path, place: list[str]) -> None:

@@ -93,6 +93,10 @@ COMPRESSIONS = {
     "gzip": gzip.compress,
     "gzip, two members": lambda data: gzip.compress(data[:50]) + gzip.compress(data[50:]),
     "zstd": zstandard.compress,
+    # pzstd puts the size of each frame before it, in a frame that is to be skipped.
+    "zstd, as pzstd writes it": lambda data: (
+        b"\x50\x2a\x4d\x18\x04\0\0\0" + bytes(4) + zstandard.compress(data)
+    ),
     "zstd, two frames": lambda data: zstandard.compress(data[:50]) + zstandard.compress(data[50:]),
     "bzip2": bz2.compress,
     "xz": lzma.compress,

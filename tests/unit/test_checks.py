@@ -12,9 +12,14 @@ from tests.conftest import make_dataset, make_model, write_jsonl
 from tests.unit.rankings import make_qrels, make_ranking
 from tests.unit.test_inputs import JUDGED, PLAIN, checked, resolved
 from trove_steps.cli import main
+from trove_steps.config import load_config
 from trove_steps.data.checks import check_data
 from trove_steps.errors import TroveStepsError
+from trove_steps.fingerprint import Fingerprints
+from trove_steps.inputs import Inputs, check_record
+from trove_steps.keys import VERSION
 from trove_steps.metrics import evaluate
+from trove_steps.results import write_record
 
 
 @pytest.fixture(autouse=True)
@@ -267,6 +272,44 @@ def test_show_dataset(configured, capsys):
     assert "sha256 " in page
     assert main(["show", "dataset", "x", *configured[1:]]) == 1
     assert "no data set is named 'x'" in capsys.readouterr().err
+
+
+def test_show_dataset_after_a_file_was_moved(configured, capsys):
+    """The results are those of its content; what it is called now is asked of the configuration."""
+    config = yaml.safe_load(Path("my.yaml").read_text())
+    data = Inputs(Fingerprints(Path("cache"))).dataset("d", load_config(config)["datasets"]["d"])
+    Path("results/d").mkdir(parents=True)
+    table = Path("results/d/data.json")
+    table.write_text(json.dumps(check_data(data.checked, Path("cache/in"))))
+    write_record(check_record(Path("results"), data, VERSION["data"]), [table], dataset="d")
+    Path("data/corpus.jsonl").rename("data/documents.jsonl")
+    config["datasets"]["d"]["corpus_path"] = "data/documents.jsonl"
+    Path("my.yaml").write_text(yaml.safe_dump(config))
+    assert main(["show", "dataset", *configured]) == 0
+    page = capsys.readouterr().out
+    assert "data/documents.jsonl: JSON lines, 60 records" in page
+    assert "data/corpus.jsonl" not in page
+
+
+def test_examples_that_cant_be_seen_are_spelt_out(configured, capsys):
+    judged = Path("data/qrels.tsv")
+    judged.write_text(judged.read_text() + "q1\td1\u200b\t1\n")
+    assert main(["doctor", "data", *configured]) == 0
+    assert "(such as 'd1\\u200b')" in capsys.readouterr().out
+
+
+def test_lengths_are_of_the_files_that_were_planned_with(configured, capsys, monkeypatch):
+    from trove_steps.data.checks import check_data
+
+    def checked_then_edited(*arguments):
+        found = check_data(*arguments)
+        with open("data/corpus.jsonl", "a") as file:
+            file.write('{"_id": "more", "text": "wing"}\n')
+        return found
+
+    monkeypatch.setattr("trove_steps.data.checks.check_data", checked_then_edited)
+    error = doctor(capsys)["lengths"]["m"]["corpus"]["error"]
+    assert error.startswith("data/corpus.jsonl changed while it was read")
 
 
 @pytest.mark.parametrize("command", [["doctor", "data"], ["show", "dataset"]])

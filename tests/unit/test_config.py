@@ -480,13 +480,14 @@ def test_a_file_that_cannot_be_read(data):
             "models: stands twice in .*lines 1 and 3",
         ),
         ("models:\n  m:\n    a: 1\n  m: {}\n", r"models\.m: stands twice in .*lines 2 and 4"),
+        ("models: &m\n  m: *m\n", "my.yaml: a section holds itself, by an alias"),
         (
             "pairs:\n- {models: [m]}\n- {models: [m], models: [n]}\n",
             r"pairs\[1\]\.models: stands twice",
         ),
     ],
 )
-def test_a_name_that_stands_twice(tmp_path, text, message):
+def test_names_that_stand_twice_and_sections_without_end(tmp_path, text, message):
     path = tmp_path / "my.yaml"
     path.write_text(text)
     with pytest.raises(TroveStepsError, match=message):

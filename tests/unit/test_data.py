@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trove_steps.data import format_text, read_records
+from trove_steps.data.records import describe_format
 from trove_steps.errors import TroveStepsError
 
 from .collections_on_disk import (
@@ -32,6 +33,22 @@ def test_every_format_and_compression_is_told_by_content(tmp_path, form, compres
     assert records(path) == ROWS
     assert records(path, batch_rows=3) == ROWS
     assert records(path, digest=hashlib.sha256(content).hexdigest()) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "told"),
+    [
+        (b"_id\ttext\n1\ta\n", "data", "TSV"),
+        (b"\n1\ta\n2\tb\n", "data", "TSV without header"),
+        (b'_id,text\n1,"a\nb"\n', "part.json.csv", "CSV"),
+        (b"doc,content\n1,a\n", "data", "CSV without header"),
+        (b'{"_id": "1", "text": "a"}\n', "data", "JSON lines"),
+    ],
+)
+def test_the_format_is_said(tmp_path, content, name, told):
+    path = write(tmp_path, content, name)
+    assert records(path)
+    assert describe_format(path, name) == told
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)

@@ -129,6 +129,12 @@ BAD = {
     "a header that names the id twice": (b"id\tid\ttext\n1\t2\tb\n", r"data:1: .*id"),
     "quotes in mid-file, CSV": (b'_id,text\n1,a\n2,"b" c\n', r"data:3: not valid CSV"),
     "quotes never closed, CSV": (b'_id,text\n1,"a\n2,b\n3,c\n', r"data:2: not valid CSV"),
+    "a header in other letters": (b"_ID,Text\n1,a\n", r"data:1: no id field: it has '_ID', 'Text'"),
+    "two objects on the last line": (
+        GOOD + GOOD.strip() * 2,
+        r"data:2: not valid JSON \(unexpected content.*: one JSON object per line is expected",
+    ),
+    "packed twice": (gzip.compress(gzip.compress(GOOD)), r"data is compressed twice.*gzip"),
     "a plain text": (
         b"Once upon a time\n",
         r"data:1: neither JSON nor a tab or comma in 'Once upon",

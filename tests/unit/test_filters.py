@@ -178,6 +178,35 @@ def test_what_does_not_fit_into_64_bits_is_refused(expression, score):
         filtered(table(ROWS), {"score_transform": 10**30})
 
 
+@pytest.mark.parametrize(
+    "expression",
+    ["(score >= 1) + (score >= 2) + (score >= 3)", "(score > 1) - (score > 2)", "-(score > 1)",
+     "2 * (score > 1)", "+(score > 1)", "score in [-1, +2, 3]", "True + True + score",
+     "abs(score > 1)", "min(score > 1, score > 2)"],
+)  # fmt: skip
+def test_conditions_count_as_numbers_where_numbers_are_needed(expression):
+    expected = [eval(expression, {"score": row[2]}) for row in ROWS]
+    assert evaluate(expression, table(ROWS), "number").tolist() == expected
+
+
+def test_a_sum_of_conditions_is_no_condition():
+    with pytest.raises(TroveStepsError, match="it is no condition"):
+        check("(score > 1) + (score > 2)", "truth")
+
+
+@pytest.mark.parametrize("expression", ["-score", "abs(score)"])
+def test_the_smallest_integer_has_no_positive_counterpart(expression):
+    with pytest.raises(TroveStepsError, match="does not fit into 64 bits"):
+        evaluate(expression, table([("q", "d", -(2**63))]), "number")
+
+
+@pytest.mark.parametrize("expression", ["floor", "ceil"])
+def test_integers_are_what_they_are_rounded_to(expression):
+    rows = [("q", "d", 2**53 + 1), ("q", "e", 2**63 - 1), ("q", "f", -(2**63))]
+    found, _ = filtered(table(rows), {"score_transform": expression})
+    assert rows_of(found) == rows
+
+
 def joined(*parts) -> st.SearchStrategy[str]:
     return st.tuples(*(st.just(p) if isinstance(p, str) else p for p in parts)).map("".join)
 
@@ -202,6 +231,7 @@ NUMBERS = st.recursive(
         | joined(st.sampled_from(["abs(", "floor(", "ceil("]), inner, ")")
         | joined("min(", inner, ", ", inner, ")")
         | joined("(", inner, " if ", conditions_of(inner), " else ", inner, ")")
+        | joined("(", conditions_of(inner), ")")
     ),
     max_leaves=6,
 )
@@ -226,6 +256,7 @@ def test_an_expression_gives_what_python_gives(number, condition):
             with pytest.raises(TroveStepsError):
                 evaluate(expression, table(ROWS), wanted)
         else:
+            expected = expected if wanted == "truth" else list(map(operator.pos, expected))
             assert evaluate(expression, table(ROWS), wanted).tolist() == pytest.approx(expected)
 
 
@@ -271,6 +302,18 @@ def test_options(options, expected):
     assert rows_of(found) == expected
     assert steps[0]["before"] == len(ROWS)
     assert steps[-1]["after"] == len(expected)
+
+
+def test_the_smallest_integer_is_the_smallest_score():
+    """Its negative is itself in 64 bits."""
+    rows = [("q", "a", -(2**63)), ("q", "b", 0), ("q", "c", 2**63 - 1)]
+    for option, kept in (("group_top_k", rows[2]), ("group_bottom_k", rows[0])):
+        assert rows_of(filtered(table(rows), {option: 1})[0]) == [kept]
+
+
+def test_a_filter_of_several_lines_is_told_in_one():
+    _, steps = filtered(table(ROWS), {"filter_fn": "(score > 0\n  and score < 3)"})
+    assert steps[0]["filter"] == "filter_fn (score > 0 and score < 3)"
 
 
 def test_transforms_of_fractions():

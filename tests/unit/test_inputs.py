@@ -826,6 +826,8 @@ def test_an_edited_function_changes_the_names(keys):
         ({"collections": [{**JUDGED, "min_scor": 1}]}, ".min_scor: unknown key; did you mean 'min_score'?"),
         ({"beir": "a", "ir_datasets": "b"}, "datasets.d: only one of beir and ir_datasets"),
         ({**PLAIN, "split": "dev"}, "datasets.d.split: does nothing without beir"),
+        ({"beir": "data", "qrel_path": "r", "split": "dev"}, "d.split: does nothing beside qrel_path"),
+        ({"beir": "data", "min_score": 1}, "datasets.d.min_score: does nothing, as data has no folder qrels"),
         ({**PLAIN, "min_score": 1}, "datasets.d.min_score: does nothing without qrel_path"),
         ({**JUDGED, "min_score": "high"}, "datasets.d.min_score: 'high' is not a number"),
         ({**JUDGED, "min_score": float("nan")}, "datasets.d.min_score: must be a finite number"),

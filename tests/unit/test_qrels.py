@@ -372,6 +372,11 @@ BAD = {
         GOOD * 2 + b"q\te\tyes\n",
         r"data:3: the score 'yes' is not a finite number",
     ),
+    "a score in hexadecimal": (GOOD + b"q\te\t0x1F\n", r"data:2: the score '0x1F' is not a finite"),
+    "two names of the score, JSON": (
+        b'{"qid": "q", "docid": "d", "score": 13.5, "label": 1}\n',
+        r"data:1: the fields 'score' and 'label' both name the score: keep one",
+    ),
     "a score is empty": (GOOD + b"q\te\t\n", r"data:2: the score '' is not a finite number"),
     "a score beyond 64 bits": (
         b'{"q": {"a": 18446744073709551615}}',

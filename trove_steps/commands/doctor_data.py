@@ -96,7 +96,7 @@ def lengths_of(given: dict, name: str, data, role: str, records: int) -> dict:
         form = formatter(chosen or getattr(settings, OPTIONS[encoder_role]), data.name)
         files = getattr(data, role)
         max_len = settings.max_len(encoder_role)
-        lengths = text_lengths(files.links, files.readers, records, form, max_len, settings, folder)
+        lengths = text_lengths(files, records, form, max_len, settings, folder)
     except TroveStepsError as error:
         return {"error": str(error)}
     return lengths.as_json()
@@ -104,6 +104,8 @@ def lengths_of(given: dict, name: str, data, role: str, records: int) -> dict:
 
 def page(found: dict) -> str:
     """Return what was found as text for people."""
+    from trove_steps.data.findings import warning_line
+
     lines = []
     for side, what in (("corpus", "documents"), ("queries", "queries")):
         told = found[side]
@@ -124,9 +126,7 @@ def page(found: dict) -> str:
     for name, lengths in found.get("lengths", {}).items():
         lines += _lengths_of(name, lengths)
     lines.append(f"warnings: {len(found['warnings']) or 'none'}")
-    for warning in found["warnings"]:
-        examples = ", ".join(map(str, warning["examples"]))
-        lines.append(f"  {warning['message']}" + (f" (such as {examples})" if examples else ""))
+    lines += [f"  {warning_line(warning)}" for warning in found["warnings"]]
     return "\n".join(lines)
 
 

@@ -24,9 +24,18 @@ def run(options: argparse.Namespace) -> int:
 
     config, data, links = resolved(options)
     results = Path(config["output_dir"])
+    found = None
     if is_complete(check_record(results, data, VERSION["data"])):
         found = read_json(results / data.name / FILE)
-    else:
+    # Files that were moved or renamed since are still those that were checked.
+    named = {kind: {"files": files} for kind, files in data.provenance.items()}
+    if found is None or _paths(found) != _paths(named):
         found = check_data(data.checked, links)
     print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else page(found))
     return 0
+
+
+def _paths(found: dict) -> list[str]:
+    """Return what the files of a data set are called."""
+    kinds = (found[kind] for kind in ("corpus", "queries", "qrels"))
+    return [file["path"] for kind in kinds if kind for file in kind["files"]]

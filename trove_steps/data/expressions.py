@@ -181,8 +181,8 @@ class _Evaluation:
 
         if isinstance(node.op, ast.Not):
             return np.logical_not(self._truth(node.operand))
-        number = self._number(node.operand)
-        return {ast.USub: operator.neg, ast.UAdd: operator.pos}.get(type(node.op), _refuse)(number)
+        compute = {ast.USub: operator.neg, ast.UAdd: operator.pos}.get(type(node.op), _refuse)
+        return compute(self._negatable(node.operand))
 
     def _BinOp(self, node):
         import numpy as np
@@ -197,6 +197,16 @@ class _Evaluation:
         if found.dtype.kind == "i":  # it would wrap around
             self._require_int64(compute(left.astype(float), right.astype(float)), node)
         return found
+
+    def _negatable(self, node):
+        """Return the number of a node; -(2**63), whose negative is itself in 64 bits, is refused."""
+        import numpy as np
+
+        number = self._number(node)
+        if np.asarray(number).dtype.kind == "i":
+            fits = np.all(number > -(2**63))
+            self._require(fits, node, "does not fit into 64 bits once negated")
+        return number
 
     def _require(self, right, node, mistake: str) -> None:
         """Raise _Refused unless something is right, or there is no judgment for which it is wrong."""
@@ -235,11 +245,14 @@ class _Evaluation:
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         if name == "len" and len(node.args) == 1:
             return _length(self.value(node.args[0]))
-        single = {"abs": np.abs, "floor": np.floor, "ceil": np.ceil}
-        if name in single and len(node.args) == 1:
-            found = np.asarray(single[name](self._number(node.args[0])))
-            if name == "abs":
-                return found
+        if name == "abs" and len(node.args) == 1:
+            return np.abs(self._negatable(node.args[0]))
+        rounding = {"floor": np.floor, "ceil": np.ceil}
+        if name in rounding and len(node.args) == 1:
+            number = np.asarray(self._number(node.args[0]))
+            if number.dtype.kind == "i":
+                return number
+            found = rounding[name](number)
             self._require_int64(found, node)
             return found.astype(np.int64)
         several = {"min": np.minimum, "max": np.maximum}
@@ -281,10 +294,15 @@ class _Evaluation:
         return np.asarray(value) != 0
 
     def _number(self, node):
+        import numpy as np
+
         value = self.value(node)
         if isinstance(value, Texts | tuple | str):
             raise _Refused(f"{ast.unparse(node)[:60]!r} is no number")
-        return int(value) if isinstance(value, bool) else value
+        if isinstance(value, bool):
+            return int(value)
+        # numpy's sum of two conditions is true, which is 1.
+        return value.astype(np.int64) if np.asarray(value).dtype == bool else value
 
 
 def _refuse(_):

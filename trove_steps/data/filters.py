@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 from trove_steps.data.arrays import from_booleans, from_numpy, to_numpy
 from trove_steps.data.expressions import check, evaluate
+from trove_steps.data.ids import plain_values, shortened
 from trove_steps.data.judgments import judgment_columns
 from trove_steps.errors import TroveStepsError
 from trove_steps.own_code import called, is_name, load_function
@@ -94,18 +95,22 @@ def _filters(options: dict, subset) -> Iterator[tuple[str, Callable]]:
     if (high := options.get("max_score")) is not None:
         yield f"max_score {high}", lambda table: _masked(table, to_numpy(table["score"]) < high)
     if given := options.get("filter_fn"):
-        yield f"filter_fn {given}", lambda table: _chosen(table, given, function)
+        yield f"filter_fn {_in_one_line(given)}", lambda table: _chosen(table, given, function)
     for name in GROUP_OPTIONS[:-1]:
         if (most := options.get(name)) is not None:
             seed = options.get("group_random_seed", 0)
             yield f"{name} {most}", lambda table: _per_query(table, name, most, seed)  # noqa: B023
     if grouped := options.get("group_filter_fn"):
-        yield f"group_filter_fn {grouped}", lambda table: _by_group(table, function(grouped))
+        yield f"group_filter_fn {grouped}", lambda table: _by_group(table, grouped, function)
     if (given_score := options.get("score_transform")) is not None:
         yield (
-            f"score_transform {given_score}",
+            f"score_transform {_in_one_line(given_score)}",
             lambda table: _rescored(table, given_score, function),
         )
+
+
+def _in_one_line(given) -> str:
+    return " ".join(str(given).split())
 
 
 def _masked(table, keep):
@@ -126,7 +131,16 @@ def _chosen(table, condition: str, function: Callable):
     if not is_name(condition):
         return _masked(table, evaluate(condition, table, "truth"))
     keep = function(condition)
-    return _masked(table, np.fromiter((bool(keep(r)) for r in _records(table)), bool))
+    return _masked(table, np.fromiter((_truth(keep(r), condition) for r in _records(table)), bool))
+
+
+def _truth(value, condition: str) -> bool:
+    try:
+        return bool(value)
+    except Exception:  # an array has no truth
+        raise TroveStepsError(
+            f"filter_fn {condition} must return true or false, not {shortened(value)}"
+        ) from None
 
 
 def _records(table) -> Iterator[dict]:
@@ -149,8 +163,9 @@ def _per_query(table, option: str, most: int, seed: int):
         return table
     queries = id_codes(table["query_id"])
     scores = to_numpy(table["score"])
+    falling = ~scores if scores.dtype.kind == "i" else -scores  # -(-(2**63)) is itself
     by = {
-        "group_top_k": lambda: np.lexsort((-scores, queries)),
+        "group_top_k": lambda: np.lexsort((falling, queries)),
         "group_bottom_k": lambda: np.lexsort((scores, queries)),
         "group_first_k": lambda: np.argsort(queries, kind="stable"),
         # Unlike numpy's other methods, the bits of a bit generator are promised not to change.
@@ -168,8 +183,9 @@ def _per_query(table, option: str, most: int, seed: int):
     return _masked(table, keep)
 
 
-def _by_group(table, choose: Callable):
+def _by_group(table, name: str, function: Callable):
     """Give the judgments of each query, as a list, to a function; keep those that it returns."""
+    choose, where = function(name), f"group_filter_fn {name}"
     groups: dict[str, list[dict]] = {}
     for record in _records(table):
         groups.setdefault(record["qid"], []).append(record)
@@ -180,36 +196,43 @@ def _by_group(table, choose: Callable):
         if not isinstance(found, list) or not all(
             isinstance(r, dict)
             and r.get("qid") == query
-            and r.get("docid") in given
+            and isinstance(r.get("docid"), str)
+            and r["docid"] in given
             and "score" in r
             for r in found
         ):
             raise TroveStepsError(
-                f"group_filter_fn must return a list of the records that it got; for the query {query!r} "
-                "it returned something else"
+                f"{where} must return a list of the records that it got; for the query {query!r} it "
+                "returned something else"
             )
         if repeated := Counter(record["docid"] for record in found) - given:
             raise TroveStepsError(
-                f"group_filter_fn returned a record of the query {query!r} twice, of the document "
+                f"{where} returned a record of the query {query!r} twice, of the document "
                 f"{next(iter(repeated))!r}: each record can be kept once"
             )
         kept += found
-    columns = ([record[name] for record in kept] for name in ("qid", "docid", "score"))
-    return judgment_columns(*columns)
+    return _columns(kept, [record["score"] for record in kept], where)
 
 
 def _rescored(table, transform, function: Callable):
     if is_name(transform):
         score_of = function(transform)
         records = list(_records(table))
-        values = [score_of(record) for record in records]
-        ids = ([record[name] for record in records] for name in ("qid", "docid"))
-        try:
-            return judgment_columns(*ids, values)
-        except TroveStepsError as error:
-            raise TroveStepsError(f"score_transform {transform}: {error}") from None
+        scores = plain_values(score_of(record) for record in records)
+        # A condition gives 0 or 1, as in an expression.
+        scores = [int(score) if isinstance(score, bool) else score for score in scores]
+        return _columns(records, scores, f"score_transform {transform}")
     found = evaluate(_as_expression(transform), table, "number")
     return table.set_column(2, "score", from_numpy(found))
+
+
+def _columns(records: list[dict], scores: list, where: str):
+    """Return records with these scores as a table; where: the function that gave them."""
+    ids = ([record[name] for record in records] for name in ("qid", "docid"))
+    try:
+        return judgment_columns(*ids, scores)
+    except TroveStepsError as error:
+        raise TroveStepsError(f"{where}: {error}") from None
 
 
 def _as_expression(transform) -> str:

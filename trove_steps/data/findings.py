@@ -18,6 +18,13 @@ def first_ids(ids, rows) -> list[str]:
     return [ids[int(row)].as_py() for row in rows[:EXAMPLES]]
 
 
+def warning_line(warning: dict) -> str:
+    """Return a warning in one line, with examples; what can't be seen of them is spelt out."""
+    shown = map(str, warning["examples"])
+    examples = ", ".join(text if text.isprintable() else repr(text) for text in shown)
+    return warning["message"] + (f" (such as {examples})" if examples else "")
+
+
 @contextlib.contextmanager
 def collecting(mistakes: list[str]) -> Iterator[None]:
     """Go on behind a mistake: append its message to a list."""

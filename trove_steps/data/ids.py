@@ -30,6 +30,7 @@ DOC_ID_NAMES = (
     "pid",
 )
 SCORE_NAMES = ("score", "relevance", "rel", "label")
+ROLES = {"query": QUERY_ID_NAMES, "document": DOC_ID_NAMES, "score": SCORE_NAMES}
 RECORD_ID_NAMES = ("_id", "id", *QUERY_ID_NAMES, *DOC_ID_NAMES)
 
 AT_ONCE = 1 << 16  # ids or hashes that are looked at together
@@ -179,5 +180,11 @@ def _place(row: int, where: Sequence[tuple[str, int]], readers: Sequence) -> str
 
 
 def plain_values(values: Iterable) -> list:
-    """Return values as Python has them: numbers and strings of numpy and the like are converted."""
-    return [value.item() if hasattr(value, "item") else value for value in values]
+    """Return values as Python has them: numbers and strings of numpy and other libraries are converted."""
+    return list(map(_plain, values))
+
+
+def _plain(value):
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
+    return str.__str__(value) if isinstance(value, str) else value

@@ -99,7 +99,7 @@ def _absent(table, files: Files, column: str, what: str, side) -> list[dict]:
         return []
     message = f"{len(absent):,} of {len(distinct):,} {what} that the judgments name do not exist"
     if what == "documents":
-        message += ": they count as relevant and not found"
+        message += ": what is relevant among them counts as not found"
     return [warning(f"absent_{what}", len(absent), message + hint, absent[:EXAMPLES].to_pylist())]
 
 

@@ -12,6 +12,7 @@ from trove_steps.data.ids import (
     DOC_ID_NAMES,
     QUERY_ID_NAMES,
     RECORD_ID_NAMES,
+    ROLES,
     SCORE_NAMES,
     bad_id,
     bad_id_message,
@@ -55,6 +56,7 @@ def json_lines(source: Source, query: str, doc: str) -> list[int]:
     """Return the numbers of the lines that judge a pair."""
     read, found = None, []
     for records, numbers in _records(source):
+        check_objects(source, records, numbers)
         for record, number in zip(records, numbers, strict=True):
             read = read or _reader(record, source.name)[1]
             queries, docs, _ = read(record)
@@ -112,6 +114,11 @@ def _reader(record: dict, where: str) -> tuple[str, Callable[[dict], Triplets]]:
     score = _name(record, SCORE_NAMES)
     positive, negative = _name(record, POSITIVE_NAMES), _name(record, NEGATIVE_NAMES)
     if query and doc and score:
+        for role, known in ROLES.items():
+            if len(names := [name for name in known if name in record]) > 1:
+                raise TroveStepsError(
+                    f"{where}: the fields {' and '.join(map(repr, names))} both name the {role}: keep one"
+                )
         if isinstance(record[doc], list):
             return "JSON lines grouped by query", lambda r: _grouped(r, query, doc, score)
         return "JSON lines", lambda r: ([r[query]], [r[doc]], [r[score]])

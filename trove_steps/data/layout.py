@@ -5,12 +5,11 @@ import math
 import re
 from dataclasses import dataclass
 
-from trove_steps.data.ids import DOC_ID_NAMES, QUERY_ID_NAMES, SCORE_NAMES, shortened
+from trove_steps.data.ids import ROLES, shortened
 from trove_steps.data.opening import Source
 from trove_steps.data.tables import check_utf8
 from trove_steps.errors import TroveStepsError
 
-ROLES = {"query": QUERY_ID_NAMES, "document": DOC_ID_NAMES, "score": SCORE_NAMES}
 EXPECTED = "expected are the columns query-id, corpus-id and score, or TREC's four"
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 

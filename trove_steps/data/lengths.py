@@ -1,12 +1,18 @@
 """How long texts are in tokens of a model, and how many are cut off."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trove_steps.data.records import read_records, reader_of
 from trove_steps.model_folder import transformer_folder
 from trove_steps.model_settings import ModelSettings
+
+if TYPE_CHECKING:
+    from trove_steps.inputs import TextFiles
 
 SAMPLE = 10_000
 PERCENTILES = (50, 90, 99, 100)
@@ -29,8 +35,7 @@ class Lengths:
 
 
 def text_lengths(
-    paths: Sequence[Path],
-    readers: Sequence[dict],
+    files: TextFiles,
     records: int,
     form: Callable[[list[str | None], list[str]], list[str]],
     max_len: int,
@@ -44,7 +49,7 @@ def text_lengths(
     """
     import numpy as np
 
-    texts = list(_sampled(paths, readers, form, -(-records // SAMPLE)))
+    texts = list(_sampled(files, form, -(-records // SAMPLE)))
     lengths = np.array(_count_tokens(folder, texts, settings))
     shares = np.percentile(lengths, PERCENTILES, method="higher")
     return Lengths(
@@ -55,10 +60,11 @@ def text_lengths(
     )
 
 
-def _sampled(paths, readers, form: Callable, step: int):
+def _sampled(files: TextFiles, form: Callable, step: int):
     place = 0
-    for path, given in zip(paths, readers, strict=True):
-        for batch in read_records(path, reader=reader_of(given)):
+    columns = (files.links, files.paths, files.digests, files.readers)
+    for link, path, digest, given in zip(*columns, strict=True):
+        for batch in read_records(link, shown_as=path, digest=digest, reader=reader_of(given)):
             some = slice(-place % step, None, step)
             yield from form(batch.titles[some], batch.texts[some])
             place += len(batch.ids)

@@ -30,6 +30,8 @@ COMPRESSIONS = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
+    # Frames that are to be skipped, with which pzstd begins.
+    **{bytes([first, 0x2A, 0x4D, 0x18]): "zstd" for first in range(0x50, 0x60)},
 }
 FORMATS = {b"PAR1": "Parquet", b"ARROW1": "Arrow file", b"\xff\xff\xff\xff": "Arrow stream"}
 UTF16 = "encoded in UTF-16: convert it, for instance with iconv -f UTF-16 -t UTF-8"
@@ -85,6 +87,10 @@ class Source:
         while len(head) < HEAD_BYTES and (block := self.read(HEAD_BYTES - len(head))):
             head += block
         refused = _match(REFUSED, head)
+        if self.compression and (inner := _match(COMPRESSIONS, head)):
+            refused = (
+                f"compressed twice, there is {inner} inside the {self.compression}: unpack it once"
+            )
         if head[257:262] == b"ustar":
             refused = "a tar archive: unpack it first"
         if refused:

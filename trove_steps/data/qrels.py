@@ -8,11 +8,12 @@ sentence-transformers, MS MARCO), synthetic corpora whose ids carry a level, Par
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trove_steps.data.arrays import from_numpy, to_numpy
+from trove_steps.data.ids import shortened
 from trove_steps.data.judgments import json_judgments, json_lines, judgment_columns
 from trove_steps.data.opening import Source
 from trove_steps.data.triplets import (
@@ -112,10 +113,12 @@ def place_of(
 ) -> str | None:
     """Return path:line of the last judgment of a pair, as far as that is known; None if no file has it.
 
-    Only for messages: the files are read once more. What an own loader reads is not looked into.
+    Only for messages: the files are read once more, in the plain way. What an own loader reads may be
+    anything else.
     """
+    unreadable = (TroveStepsError, LookupError, UnicodeDecodeError)
     for path, shown in reversed(list(zip(paths, shown_as, strict=True))):
-        with contextlib.suppress(TroveStepsError), Source(path, shown) as source:
+        with contextlib.suppress(*unreadable), Source(path, shown) as source:
             if source.format != "text":
                 lines = column_lines(source, query, doc)
             elif source.head.lstrip()[:1] in (b"{", b"["):
@@ -147,29 +150,42 @@ def _read_one(source: Source, path: Path | str):
 def _from_loader(source: Source, path: Path | str, name: str, digest: str | None) -> list:
     """Read with a function of the user's own; it gets the real path."""
     function = load_function(name, digest)
-    found = called(name, lambda: _triplets(function(os.path.realpath(path)), name))
+    found = called(name, lambda: _listed(function(os.path.realpath(path))))
+    columns = _triplets(found, name)
     try:
-        return [judgment_columns(*found)] if found[0] else []
+        return [judgment_columns(*columns)] if columns[0] else []
     except TroveStepsError as error:
         raise TroveStepsError(f"{source.name}, read by {name}: {error}") from None
 
 
+def _listed(found):
+    """Run what a loader returned to its end; a mapping and what is no iterable stay as they are."""
+    return list(found) if isinstance(found, Iterable) and not isinstance(found, Mapping) else found
+
+
 def _triplets(found, name: str) -> tuple[list, list, list]:
     """Return what a loader gave as columns: queries, documents, scores."""
-    if isinstance(found, Mapping):
-        found = ((q, d, score) for q, judged in found.items() for d, score in judged.items())
     columns: tuple[list, list, list] = ([], [], [])
-    for item in found:
-        query, doc, score = (
-            (item["qid"], item["docid"], item["score"]) if isinstance(item, Mapping) else item
-        )
-        if not isinstance(doc, list):
-            doc, score = [doc], [score]
-        if len(doc) != len(score):
-            raise TroveStepsError(f"{name}: docid and score of {query!r} differ in length")
-        columns[0].extend([query] * len(doc))
-        columns[1].extend(doc)
-        columns[2].extend(score)
+    item = found
+    try:
+        if isinstance(found, Mapping):
+            found = [(q, d, score) for q, judged in found.items() for d, score in judged.items()]
+        for item in found:
+            query, doc, score = (
+                (item["qid"], item["docid"], item["score"]) if isinstance(item, Mapping) else item
+            )
+            if not isinstance(doc, list):
+                doc, score = [doc], [score]
+            if len(doc) != len(score):
+                raise TroveStepsError(f"{name}: docid and score of {query!r} differ in length")
+            columns[0].extend([query] * len(doc))
+            columns[1].extend(doc)
+            columns[2].extend(score)
+    except (TypeError, ValueError, LookupError, AttributeError):
+        raise TroveStepsError(
+            f"{name} must return triplets (query, document, score), mappings with qid, docid and score, or "
+            f"a mapping query → document → score; it returned {shortened(item)}"
+        ) from None
     return columns
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import lru_cache
 from itertools import count, islice
@@ -27,6 +27,7 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.own_code import called, load_function
 
 BATCH_ROWS = 4096
+JSON_NAME = re.compile(r"\.(json|jsonl|ndjson)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE)
 MOST_NAMES = 64  # keys of JSON objects that a decoder is made for
 
 
@@ -183,7 +184,7 @@ def _batches(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batch]
 
 
 def _is_json(source: Source) -> bool:
-    return source.head.lstrip()[:1] == b"{" or ".json" in Path(source.name).name.lower()
+    return source.head.lstrip()[:1] == b"{" or JSON_NAME.search(source.name) is not None
 
 
 def describe_format(path: Path | str, shown_as: str, reader: Reader = PLAIN) -> str:
@@ -195,13 +196,21 @@ def describe_format(path: Path | str, shown_as: str, reader: Reader = PLAIN) -> 
             what = "JSON lines"
         else:
             what = "TSV" if delimiter(source) == "\t" else "CSV"
+            rows = next(rows for _, rows in _rows(source) if rows)
+            fields, _ = _layout(rows[0], source.name, reader)
+            what += "" if fields else " without header"
         return f"{what}, {source.compression}" if source.compression else what
 
 
 def _from_loader(source: Source, path, reader: Reader, batch_rows: int) -> Iterator[Batch]:
     """Read with a function of the user's own; it gets the real path, records are counted as lines."""
     function = load_function(reader.loader, reader.sha256)
-    found = called(reader.loader, lambda: iter(function(os.path.realpath(path))))
+    found = called(reader.loader, lambda: function(os.path.realpath(path)))
+    if not isinstance(found, Iterable):
+        raise TroveStepsError(
+            f"{reader.loader} must return the records of {source.name}; it returned {shortened(found)}"
+        )
+    found = called(reader.loader, iter, found)
     fields = None
     for first in count(1, batch_rows):
         records = called(reader.loader, lambda: list(islice(found, batch_rows)))
@@ -318,7 +327,8 @@ def _parsed(source: Source, line: bytes, number: int):
     except orjson.JSONDecodeError as error:
         where = f"{source.name}:{number}"
         check_utf8(line, where)
-        if source.ended_in_mid_line and number == source.line:
+        at_the_end = source.ended_in_mid_line and number == source.line
+        if at_the_end and "end of data" in error.msg:
             advice = "the file seems to be cut off here: copy or download it again"
         elif "surrogate" in error.msg:
             advice = "an escape \\ud800 to \\udfff is half a character: remove it or give its pair"
@@ -370,7 +380,7 @@ def _from_rows(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batc
             "JSON lines, CSV, TSV, Parquet and Arrow"
         )
     fields = None
-    for numbers, rows in (tsv_rows if mark == "\t" else csv_rows)(source):
+    for numbers, rows in _rows(source):
         if not rows:
             continue
         if fields is None:
@@ -389,11 +399,15 @@ def _from_rows(source: Source, batch_rows: int, reader: Reader) -> Iterator[Batc
             yield _checked(source, fields, Batch(*values, lines))
 
 
+def _rows(source: Source) -> Iterator[tuple[Sequence[int], list[list[str]]]]:
+    return (tsv_rows if delimiter(source) == "\t" else csv_rows)(source)
+
+
 def _layout(row: list[str], where: str, reader: Reader) -> tuple[Fields | None, list[int | None]]:
     """Return the fields that a header names (None without header) and the columns of id, title, text."""
     names = [cell.strip().strip('"') for cell in row]
     known = ("text", *RECORD_ID_NAMES, *filter(None, (reader.id, reader.title, reader.text)))
-    if reader != PLAIN or any(name in known for name in names):
+    if reader != PLAIN or any(name.lower() in known for name in names):
         fields = _choose_fields(names, where, reader)
         return fields, [names.index(x) if x in names else None for x in astuple(fields)]
     if len(row) == 2:

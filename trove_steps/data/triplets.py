@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from trove_steps.data.ids import SEPARATOR, bad_id, bad_id_message, shortened
-from trove_steps.data.layout import ROLES, Layout, find_layout, is_number
+from trove_steps.data.ids import ROLES, SEPARATOR, bad_id, bad_id_message, shortened
+from trove_steps.data.layout import Layout, find_layout, is_number
 from trove_steps.data.opening import Source
 from trove_steps.data.tables import check_utf8, column_batches
 from trove_steps.errors import TroveStepsError
@@ -95,6 +95,9 @@ def _numbers(score):
 
     if pa.types.is_string(score.type):
         score = pc.utf8_trim_whitespace(score)
+        # Arrow reads 0x1F as 31, which no other reader of judgments does.
+        if any(pc.any(pc.match_substring(score, x)).as_py() for x in "xX"):
+            raise pa.ArrowInvalid("a score in hexadecimal")
     if score.null_count:
         raise pa.ArrowInvalid("a score is null")
     try:
