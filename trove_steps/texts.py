@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trove_steps.data import read_records, reader_of
+from trove_steps.data.json_records import records_of_lines
 from trove_steps.data.namespaces import TAG_DIGITS
-from trove_steps.data.records import records_of_lines
 from trove_steps.errors import TroveStepsError
 from trove_steps.keys import recipe_key
 from trove_steps.line_index import line_index

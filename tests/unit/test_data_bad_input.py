@@ -421,5 +421,5 @@ def test_the_quick_parser_takes_no_line_that_the_careful_one_refuses(tmp_path, l
     content = GOOD + b"\n".join(lines)
     found = outcome(write(tmp_path, content))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("trove_steps.data.records._decoder", lambda *_: None)
+        patched.setattr("trove_steps.data.json_records._decoder", lambda *_: None)
         assert outcome(write(tmp_path, content)) == found

@@ -7,12 +7,13 @@ from operator import not_
 from pathlib import Path
 
 from trove_steps.data.arrays import from_strings
+from trove_steps.data.batches import reader_of
 from trove_steps.data.collections import Files, merge_collections
 from trove_steps.data.findings import EXAMPLES, collecting, first_ids, warning
-from trove_steps.data.ids import repeated_rows, rows_of
+from trove_steps.data.id_tables import repeated_rows, rows_of
 from trove_steps.data.judgment_checks import about_judgments
 from trove_steps.data.namespaces import Namespaces, named
-from trove_steps.data.records import describe_format, read_records, reader_of
+from trove_steps.data.records import describe_format, read_records
 from trove_steps.errors import TroveStepsError
 
 PLAIN_COLLECTION = {"subset": [], "options": {}}

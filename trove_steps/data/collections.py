@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trove_steps.data.batches import PLAIN, Reader, reader_of
 from trove_steps.data.filters import filtered
 from trove_steps.data.findings import collecting
 from trove_steps.data.namespaces import Namespaces
 from trove_steps.data.qrels import concatenated, each_pair_once, read_rows
-from trove_steps.data.records import PLAIN, Reader, read_records, reader_of
+from trove_steps.data.records import read_records
 from trove_steps.errors import TroveStepsError
 
 

@@ -3,7 +3,8 @@
 from trove_steps.data.arrays import from_numpy, to_numpy
 from trove_steps.data.collections import Files, Merged
 from trove_steps.data.findings import EXAMPLES, collecting, first_ids, warning
-from trove_steps.data.ids import rows_of, shortened
+from trove_steps.data.id_tables import rows_of
+from trove_steps.data.ids import shortened
 from trove_steps.data.qrels import place_of
 from trove_steps.errors import TroveStepsError
 from trove_steps.measures import LARGEST_LABEL, unfit_labels

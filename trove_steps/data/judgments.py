@@ -19,8 +19,8 @@ from trove_steps.data.ids import (
     plain_values,
     shortened,
 )
+from trove_steps.data.json_records import check_objects, parse_lines
 from trove_steps.data.opening import Source
-from trove_steps.data.records import check_objects, parse_lines
 from trove_steps.errors import TroveStepsError
 
 BATCH_LINES = 4096

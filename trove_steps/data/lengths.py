@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trove_steps.data.records import read_records, reader_of
+from trove_steps.data.batches import reader_of
+from trove_steps.data.records import read_records
 from trove_steps.model_folder import transformer_folder
 from trove_steps.model_settings import ModelSettings
 

@@ -8,7 +8,8 @@ of the file's SHA-256. Other ids stay as they are.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trove_steps.data.ids import check_unique_ids, repeated_ids, shortened
+from trove_steps.data.id_tables import check_unique_ids, repeated_ids
+from trove_steps.data.ids import shortened
 from trove_steps.errors import TroveStepsError
 from trove_steps.keys import recipe_key
 
