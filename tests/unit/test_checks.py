@@ -14,7 +14,7 @@ from tests.unit.test_inputs import JUDGED, PLAIN, checked, resolved
 from trove_steps.cli import main
 from trove_steps.data.checks import check_data
 from trove_steps.errors import TroveStepsError
-from trove_steps.metrics import evaluate
+from trove_steps.evaluation.metrics import evaluate
 
 
 @pytest.fixture(autouse=True)

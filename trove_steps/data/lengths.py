@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trove_steps.data.records import read_records, reader_of
-from trove_steps.model_folder import transformer_folder
-from trove_steps.model_settings import ModelSettings
+from trove_steps.models.folder import transformer_folder
+from trove_steps.models.settings import ModelSettings
 
 SAMPLE = 10_000
 PERCENTILES = (50, 90, 99, 100)
