@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from trove_steps.encoder import Encoder
-from trove_steps.settings_resolution import resolve_settings
+from trove_steps.models.settings_resolution import resolve_settings
 
 LENGTHS = (6.2, 0.7)  # mean and deviation of the logarithm of a text's characters
 WORD = "text"

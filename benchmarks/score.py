@@ -49,7 +49,7 @@ def measure(folder: Path, depth: int) -> None:
     """Evaluate what `make` wrote; print the figures as JSON."""
     import pyarrow as pa
 
-    from trove_steps.metrics import evaluate
+    from trove_steps.evaluation.metrics import evaluate
     from trove_steps.ranking import Ranking
 
     docs = np.load(folder / "docs.npy", mmap_mode="r")

@@ -39,7 +39,7 @@ import torch
 from trove_steps.embeddings.collection import write_collection
 from trove_steps.embeddings.store import Store
 from trove_steps.embeddings.vectors import Vectors, as_slice
-from trove_steps.topk import search
+from trove_steps.topk.search import search
 
 SLICE = 100_000  # documents made at once
 SHARD = 20_000  # rows of a shard

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import WORDS
 from trove_steps.encoder import Encoder
-from trove_steps.model_settings import ModelSettings
+from trove_steps.models.settings import ModelSettings
 
 KINDS = {  # architecture → pooling of sentence-transformers
     "bert": "mean",

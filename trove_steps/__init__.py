@@ -13,7 +13,7 @@ def load_embeddings(manifest, path=None):
     ids: list of n strings. vectors: float32[n, dim], as the model made them. Raises TroveStepsError if the
     manifest or its vectors can't be read.
     """
-    from trove_steps.export import load_embeddings
+    from trove_steps.embeddings.export import load_embeddings
 
     return load_embeddings(manifest, path)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from trove_steps.config_schema import VARIANTS, load_schema
+from trove_steps.config.schema import VARIANTS, load_schema
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import repairing
 from trove_steps.torchrun import end_with_launcher, leave

@@ -77,7 +77,7 @@ class Asker:
     def ask(self, text: str, count: int = 10) -> list[Answer]:
         """Return the `count` best documents of a query, exactly and in the order of the search step."""
         from trove_steps.search import as_searched
-        from trove_steps.topk import search
+        from trove_steps.topk.search import search
 
         query = _Query(self.encoder.encode(self.form([""], [text])).vectors)
         (found,) = search(as_searched(query, self.search_recipe), self.searched, count)

@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from trove_steps.arguments import run_step
-from trove_steps.comparison import Comparison, compare
+from trove_steps.evaluation.comparison import Comparison, compare
 from trove_steps.files import read_json, written_atomically
 from trove_steps.progress import report
 from trove_steps.results import drop_records, write_record

@@ -6,7 +6,7 @@ where it was. Works with any number of processes; the result does not depend on 
 """
 
 from trove_steps.arguments import run_step
-from trove_steps.encode_step import encode
+from trove_steps.encoding.step import encode
 
 
 def main() -> None:

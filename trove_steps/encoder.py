@@ -25,7 +25,7 @@ from typing import Protocol
 import numpy as np
 
 from trove_steps.errors import TroveStepsError
-from trove_steps.model_settings import ModelSettings
+from trove_steps.models.settings import ModelSettings
 
 # Measured: a CPU is hardly faster with more than 256 tokens per batch, and small batches need little
 # filling up; a GPU wants much more. Buckets of 4 lengths (8 on a GPU, whose kernels want multiples of
@@ -391,6 +391,6 @@ def _encoder_class(name: str) -> Callable[..., EncoderClass]:
         from trove_steps.transformers_encoder import TransformersEncoder
 
         return TransformersEncoder
-    from trove_steps.own_encoder import OwnEncoder
+    from trove_steps.encoders.own_encoder import OwnEncoder
 
     return partial(OwnEncoder, name)

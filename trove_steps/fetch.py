@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trove_steps.arguments import run_step
 from trove_steps.files import write_json
-from trove_steps.models import fetching
+from trove_steps.models.location import fetching
 
 
 def main() -> None:
@@ -37,8 +37,8 @@ def main() -> None:
 
 
 def _model(arguments: argparse.Namespace) -> dict:
-    from trove_steps.model_files import model_files
-    from trove_steps.models import locate_model
+    from trove_steps.models.files import model_files
+    from trove_steps.models.location import locate_model
 
     name, revision = arguments.model_name_or_path, arguments.revision
     with fetching():

@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 
 from trove_steps.arguments import run_step
+from trove_steps.embeddings.imported import Files, import_vectors
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
 from trove_steps.fingerprint import Fingerprints
-from trove_steps.imported import Files, import_vectors
 from trove_steps.progress import report
 
 

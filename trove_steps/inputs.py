@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from trove_steps.config.dataset_options import OF_JUDGMENTS, PATH_OPTIONS, collections_of
 from trove_steps.data.filters import FUNCTION_OPTIONS, OPTIONS
 from trove_steps.data.remote import RemoteData, remote_data
-from trove_steps.dataset_options import OF_JUDGMENTS, PATH_OPTIONS, collections_of
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import write_json
 from trove_steps.fingerprint import Fingerprints

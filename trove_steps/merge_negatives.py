@@ -15,15 +15,15 @@ from trove_steps.arguments import run_step, step_parser
 from trove_steps.distributed import Comm, communicator
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
-from trove_steps.mined import Mined
-from trove_steps.mined_folder import clear, write_findings
-from trove_steps.mined_qrels import write_negatives
-from trove_steps.mining_inputs import add_candidate_arguments, read_inputs
+from trove_steps.mining.inputs import add_candidate_arguments, read_inputs
+from trove_steps.mining.mined import Mined
+from trove_steps.mining.mined_folder import clear, write_findings
+from trove_steps.mining.mined_qrels import write_negatives
+from trove_steps.mining.training_files import FORMATS, write_training_files
 from trove_steps.progress import report
 from trove_steps.ranking import Ranking, positions
+from trove_steps.reporting.shortfalls import nothing_mined
 from trove_steps.results import drop_records, write_record
-from trove_steps.shortfalls import nothing_mined
-from trove_steps.training_files import FORMATS, write_training_files
 
 RANK_OFFSET = 60
 

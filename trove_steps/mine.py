@@ -14,22 +14,22 @@ from pathlib import Path
 from trove_steps.arguments import run_step, shown_path, step_parser
 from trove_steps.distributed import Comm, communicator
 from trove_steps.files import read_json
-from trove_steps.mined import Mined
-from trove_steps.mined_folder import clear, write_findings
-from trove_steps.mined_qrels import write_by_file, write_negatives
-from trove_steps.mining import mine
-from trove_steps.mining_inputs import (
+from trove_steps.mining.inputs import (
     MiningInputs,
     add_candidate_arguments,
     described,
     file_numbers,
     read_inputs,
 )
+from trove_steps.mining.mined import Mined
+from trove_steps.mining.mined_folder import clear, write_findings
+from trove_steps.mining.mined_qrels import write_by_file, write_negatives
+from trove_steps.mining.rules import mine
+from trove_steps.mining.selection import Selection, changed_options, selection_of
+from trove_steps.mining.training_files import FORMATS, write_training_files
 from trove_steps.progress import report
+from trove_steps.reporting.shortfalls import nothing_mined
 from trove_steps.results import drop_records, write_record
-from trove_steps.selection import Selection, changed_options, selection_of
-from trove_steps.shortfalls import nothing_mined
-from trove_steps.training_files import FORMATS, write_training_files
 
 
 def run(arguments, comm: Comm) -> None:
@@ -96,7 +96,7 @@ def _write_qrels(folder: Path, mined: Mined, inputs: MiningInputs, arguments) ->
 def _teacher(arguments):
     if arguments.pair_scores is None:
         return None
-    from trove_steps.pair_scores import read_teacher
+    from trove_steps.mining.pair_scores import read_teacher
 
     return read_teacher(arguments.pair_scores)
 

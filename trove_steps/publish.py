@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from trove_steps.arguments import run_step
+from trove_steps.embeddings.export import export
 from trove_steps.embeddings.vectors import Vectors
-from trove_steps.export import export
 from trove_steps.files import read_json
 from trove_steps.progress import report
 from trove_steps.results import drop_records, write_record

@@ -15,17 +15,17 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.keys import TEXT_KEY_BYTES, cross_encoder_recipe, recipe_key
-from trove_steps.mining import mine
-from trove_steps.mining_inputs import (
+from trove_steps.mining.inputs import (
     MiningInputs,
     add_candidate_arguments,
     read_inputs,
     read_texts,
 )
-from trove_steps.model_files import model_files
-from trove_steps.pair_scores import PairStore, pair_key, write_pair_scores
+from trove_steps.mining.pair_scores import PairStore, pair_key, write_pair_scores
+from trove_steps.mining.rules import mine
+from trove_steps.mining.selection import Selection
+from trove_steps.models.files import model_files
 from trove_steps.progress import SharedBar, report
-from trove_steps.selection import Selection
 
 PAIRS_PER_CLAIM = 256
 SECONDS_PER_SHARD = 20.0  # of work: what a kill can lose
@@ -114,7 +114,7 @@ def _recipe(arguments) -> dict:
 
 def _score_unknown(arguments, store, keys, unknown, questions, passages, comm: Comm) -> None:
     """Claim portions of the pairs, longest first, until none is left; write shards now and then."""
-    from trove_steps.cross_encoder import CrossEncoder
+    from trove_steps.encoders.cross_encoder import CrossEncoder
 
     model = CrossEncoder(arguments.cross_encoder, arguments.cross_encoder_max_len, pick_device())
     lengths = np.array([len(q) + len(p) for q, p in zip(questions, passages, strict=True)])

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from trove_steps.arguments import run_step, step_parser
 from trove_steps.distributed import Comm, communicator
+from trove_steps.evaluation.measures import DEFAULT_MEASURES
+from trove_steps.evaluation.metrics import evaluate
 from trove_steps.files import read_json, write_json, written_atomically
 from trove_steps.judging import add_collections_argument, collections_of, read_judgments
-from trove_steps.measures import DEFAULT_MEASURES
-from trove_steps.metrics import evaluate
 from trove_steps.progress import report
 from trove_steps.ranking import write_trec
+from trove_steps.reporting.shortfalls import nothing_relevant
 from trove_steps.results import drop_records, write_record
 from trove_steps.search import read_ranking
-from trove_steps.shortfalls import nothing_relevant
 
 
 def run(arguments, comm: Comm) -> None:

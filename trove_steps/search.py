@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trove_steps.arguments import batch_size, run_step, step_parser
-from trove_steps.derived import Derived, Scaled, bytes_per_vector
 from trove_steps.distributed import Comm, communicator, pick_device, share_cpu_threads
+from trove_steps.embeddings.derived import Derived, Scaled, bytes_per_vector
 from trove_steps.embeddings.paths import manifest_path
 from trove_steps.embeddings.vectors import Vectors
 from trove_steps.errors import TroveStepsError
@@ -25,8 +25,8 @@ from trove_steps.keys import derived_recipe, recipe_key, search_recipe
 from trove_steps.manifest_table import read_table
 from trove_steps.progress import progress_bar, report
 from trove_steps.ranking import Ranking
-from trove_steps.topk import search
-from trove_steps.topk_passes import PASSES
+from trove_steps.topk.passes import PASSES
+from trove_steps.topk.search import search
 
 QUERIES_PER_BATCH = 1000  # of the file; fixed, so that its bytes don't depend on tile sizes
 MANIFEST = {"recipe": dict, "arrow_sha256": str, "bytes_per_vector": int}

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from trove_steps.arguments import run_step
 from trove_steps.check_data import FILE
-from trove_steps.comparison_text import format_comparisons
 from trove_steps.data.judgment_checks import NO_RELEVANT
 from trove_steps.embeddings.paths import manifest_path
+from trove_steps.encoders.lengths import Cut, read_cut
+from trove_steps.evaluation.comparison_text import format_comparisons
 from trove_steps.files import read_json
-from trove_steps.lengths import Cut, read_cut
 from trove_steps.report import PAGE
+from trove_steps.reporting.shortfalls import nothing_mined, nothing_relevant
 from trove_steps.results import drop_records, write_record
-from trove_steps.shortfalls import nothing_mined, nothing_relevant
 from trove_steps.summary import format_table, read_summary, summarise, write_summary
 
 TABLE = "summary.tsv"

@@ -23,9 +23,9 @@ import threading
 import time
 from typing import NoReturn
 
-from trove_steps import slurm
-from trove_steps.devices import VISIBLE, lease_gpus, processes
 from trove_steps.errors import TroveStepsError
+from trove_steps.jobs import slurm
+from trove_steps.jobs.devices import VISIBLE, lease_gpus, processes
 
 LAUNCHER = "TROVE_STEPS_LAUNCHER"
 POLL_SECONDS = 0.3

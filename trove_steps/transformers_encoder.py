@@ -7,14 +7,14 @@ import inspect
 from pathlib import Path
 from threading import local
 
-from trove_steps.cpu_layers import can_be_copied, copy_with_shared_weights
 from trove_steps.encoder import Tokens
+from trove_steps.encoders.cpu_layers import can_be_copied, copy_with_shared_weights
+from trove_steps.encoders.model_loading import be_quiet, load_model, load_tokenizer
+from trove_steps.encoders.pooling import load_dense, pool
 from trove_steps.errors import TroveStepsError
-from trove_steps.model_config import OFFSET_POSITIONS
-from trove_steps.model_loading import be_quiet, load_model, load_tokenizer
-from trove_steps.model_settings import ModelSettings
-from trove_steps.pooling import load_dense, pool
-from trove_steps.sentence_transformers_files import lower_cases, read_modules
+from trove_steps.models.config import OFFSET_POSITIONS
+from trove_steps.models.sentence_transformers_files import lower_cases, read_modules
+from trove_steps.models.settings import ModelSettings
 
 
 class TransformersEncoder:

@@ -7,7 +7,7 @@ import sys
 
 from snakemake.cli import main
 
-from trove_steps import slurm_watch
+from trove_steps.jobs import slurm_watch
 
 SECONDS = 2
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trove_steps import devices, encode_corpus, search
+from trove_steps import encode_corpus, search
 from trove_steps.arguments import (
     add_model_arguments,
     given_model_options,
@@ -18,6 +18,7 @@ from trove_steps.arguments import (
     shown_path,
 )
 from trove_steps.errors import TroveStepsError
+from trove_steps.jobs import devices
 
 PATH = {"model_name_or_path": "model"}
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))

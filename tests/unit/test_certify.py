@@ -13,7 +13,7 @@ from trove_steps.embeddings.collection import write_collection
 from trove_steps.embeddings.store import Store
 from trove_steps.keys import text_key
 from trove_steps.ranking import Ranking
-from trove_steps.topk import rescore
+from trove_steps.topk.search import rescore
 
 
 class Memory:

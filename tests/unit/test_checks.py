@@ -12,13 +12,13 @@ from tests.conftest import make_dataset, make_model, write_jsonl
 from tests.unit.rankings import make_qrels, make_ranking
 from tests.unit.test_inputs import JUDGED, PLAIN, checked, resolved
 from trove_steps.cli import main
-from trove_steps.config import load_config
+from trove_steps.config.loading import load_config
 from trove_steps.data.checks import check_data
 from trove_steps.errors import TroveStepsError
+from trove_steps.evaluation.metrics import evaluate
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.inputs import Inputs, check_record
 from trove_steps.keys import VERSION
-from trove_steps.metrics import evaluate
 from trove_steps.results import write_record
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trove_steps.comparison import bootstrap_interval, compare, holm, randomisation_test
 from trove_steps.errors import TroveStepsError
+from trove_steps.evaluation.comparison import bootstrap_interval, compare, holm, randomisation_test
 
 
 def table(values, metric="ndcg_cut_10", first=0):
@@ -61,7 +61,7 @@ def test_blocks_of_samples(monkeypatch):
     """Samples that do not fit into memory at once are as random as those that do."""
     values = np.random.default_rng(0).normal(0.03, 0.3, (2, 300))
     p, (low, high) = randomisation_test(values, 5000, 0), bootstrap_interval(values, 5000, 0.9, 0)
-    monkeypatch.setattr("trove_steps.comparison._NUMBERS_PER_BLOCK", 300 * 64)
+    monkeypatch.setattr("trove_steps.evaluation.comparison._NUMBERS_PER_BLOCK", 300 * 64)
     assert randomisation_test(values, 5000, 0) == pytest.approx(p, abs=0.03)
     again = bootstrap_interval(values, 5000, 0.9, 0)
     assert again[0] == pytest.approx(low, abs=0.005)

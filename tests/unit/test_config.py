@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trove_steps.config import load_config, section_defaults
+from trove_steps.config.loading import load_config, section_defaults
+from trove_steps.config.yaml_keys import check_unique_keys
 from trove_steps.errors import TroveStepsError
 from trove_steps.paths import check_file
-from trove_steps.yaml_keys import check_unique_keys
 
 BASE = """
 datasets: {scifact: {corpus_path: c.jsonl, query_path: q.jsonl}}

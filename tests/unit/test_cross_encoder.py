@@ -8,14 +8,14 @@ import pytest
 
 from tests.conftest import WORDS
 from tests.unit.rankings import make_qrels, make_ranking
-from trove_steps.cross_encoder import CrossEncoder
+from trove_steps.encoders.cross_encoder import CrossEncoder
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import repairing
-from trove_steps.mining import mine
-from trove_steps.mining_inputs import MiningInputs
-from trove_steps.pair_scores import PairStore, pair_key, read_teacher, write_pair_scores
+from trove_steps.mining.inputs import MiningInputs
+from trove_steps.mining.pair_scores import PairStore, pair_key, read_teacher, write_pair_scores
+from trove_steps.mining.rules import mine
+from trove_steps.mining.selection import Selection
 from trove_steps.rescore import candidate_pairs
-from trove_steps.selection import Selection
 
 
 def make_cross_encoder(folder, base, outputs=1, seed=0, **extra):

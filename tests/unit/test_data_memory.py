@@ -25,7 +25,7 @@ NAMED = """
     from trove_steps.data import Reader, named
     from trove_steps.encoding.job import Job
     from trove_steps.encoding.reading import read_collection
-    from trove_steps.model_settings import ModelSettings
+    from trove_steps.models.settings import ModelSettings
     from trove_steps.embeddings.collection import write_collection
     from trove_steps.embeddings.store import Places, Store
     path = folder / digests[0]

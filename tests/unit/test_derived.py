@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trove_steps.derived import Derived, Scaled, bytes_per_vector, int8, scaled
+from trove_steps.embeddings.derived import Derived, Scaled, bytes_per_vector, int8, scaled
 from trove_steps.errors import TroveStepsError
 from trove_steps.keys import VERSION, derived_recipe
-from trove_steps.topk import search
+from trove_steps.topk.search import search
 
 FLOATS = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 VECTORS = arrays(np.float32, st.tuples(st.integers(1, 8), st.integers(1, 20)), elements=FLOATS)

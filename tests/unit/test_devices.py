@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from trove_steps import devices
+from trove_steps.jobs import devices
 from trove_steps.torchrun import _assign_devices
 
 HOLDER = (
-    "import sys; from pathlib import Path; from trove_steps.devices import lease_gpus\n"
+    "import sys; from pathlib import Path; from trove_steps.jobs.devices import lease_gpus\n"
     "print(','.join(lease_gpus(int(sys.argv[1]), *map(Path, sys.argv[2:]))), flush=True)\n"
     "sys.stdin.read()\n"
 )

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.conftest import PROJECT
-from trove_steps.config import load_config
+from trove_steps.config.loading import load_config
 
 
 def test_the_config_reference_is_up_to_date():

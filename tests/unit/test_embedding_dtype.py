@@ -11,7 +11,7 @@ from trove_steps.embeddings.vectors import Vectors
 from trove_steps.encoding.job import Job
 from trove_steps.encoding.run import run
 from trove_steps.errors import TroveStepsError
-from trove_steps.settings_resolution import resolve_settings
+from trove_steps.models.settings_resolution import resolve_settings
 
 
 @pytest.fixture

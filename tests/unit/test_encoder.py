@@ -21,7 +21,7 @@ from tests.models import (
 )
 from trove_steps.encoder import Encoder
 from trove_steps.errors import TroveStepsError
-from trove_steps.settings_resolution import resolve_settings
+from trove_steps.models.settings_resolution import resolve_settings
 
 # Padding on the right and on the left, an encoder and a decoder; the rest takes its time.
 QUICK_AND_SLOW = [
@@ -152,7 +152,7 @@ def test_figures(folders):
 
 
 def test_fused_layers_keep_every_bit(folders, monkeypatch):
-    from trove_steps import model_loading
+    from trove_steps.encoders import model_loading
 
     texts = HARD_TEXTS + mixed_texts(20)
     fused = encoder_of(folders, "bert")
@@ -251,7 +251,7 @@ def adapter(folders, tmp_path):
 def test_merged_adapter_equals_wrapped(adapter, folders):
     import torch
 
-    from trove_steps.pooling import pool
+    from trove_steps.encoders.pooling import pool
 
     folder, wrapped = adapter
     merged = Encoder(folder, settings_of(normalize=False), MAX_LEN)

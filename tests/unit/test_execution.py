@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from trove_steps import execution
-from trove_steps.execution import Execution, asked_gpus, cpu_threads
-from trove_steps.job_requests import Limits
+from trove_steps.jobs import execution
+from trove_steps.jobs.execution import Execution, asked_gpus, cpu_threads
+from trove_steps.jobs.requests import Limits
 
 SLURM = SimpleNamespace(status_command="squeue", no_requeue=True, requeue=False)
 

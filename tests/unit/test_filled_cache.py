@@ -16,11 +16,11 @@ from trove_steps.cli import main
 from trove_steps.embeddings.collection import write_collection
 from trove_steps.embeddings.store import Store
 from trove_steps.embeddings.vectors import Vectors
-from trove_steps.estimate import _texts
 from trove_steps.files import read_json, write_json
 from trove_steps.fingerprint import hash_file
-from trove_steps.pair_scores import write_pair_scores
+from trove_steps.mining.pair_scores import write_pair_scores
 from trove_steps.plan import Plan
+from trove_steps.plan.estimate import _texts
 
 WIDTH = 8
 
@@ -173,7 +173,7 @@ def test_plan_knows_speeds_from_records(filled, capsys):
     seconds = {"tokenize": 1.0, "forward": 8.0, "write": 1.0, "total": 14.0}
     record = {"tokens": 5000, "seconds": seconds, "finished": "2026"}
     (directory / "records.jsonl").write_text(json.dumps(record) + '\n{"cut o')
-    from trove_steps.estimate import earlier_speed
+    from trove_steps.plan.estimate import earlier_speed
 
     speed = earlier_speed(plan.cache, plan.cells["tiny", "bert"].corpus)
     assert (speed.tokens_per_second, speed.overhead) == (500, 4)

@@ -12,11 +12,11 @@ import pytest
 
 from trove_steps import keys
 from trove_steps.data import format_text
-from trove_steps.metrics import evaluate
-from trove_steps.mining import mine
+from trove_steps.evaluation.metrics import evaluate
+from trove_steps.mining.rules import mine
 from trove_steps.ranking import Ranking
 from trove_steps.search import write_ranking
-from trove_steps.topk import search
+from trove_steps.topk.search import search
 
 ENCODER = "5e07b172997b0b8796c44ffe58b0a8d5"
 TEXTS = "0c18810852d634bfbffa73d763149219"
@@ -130,7 +130,7 @@ def test_mining(ranking, qrels):
 def test_vectors(shared_data):
     """The vectors of a real model; 1e-5 is far more than kernels differ and far less than rules do."""
     from trove_steps.encoder import Encoder
-    from trove_steps.settings_resolution import resolve_settings
+    from trove_steps.models.settings_resolution import resolve_settings
 
     assert keys.VERSION["encoder"] == 1
     folder = shared_data / "models" / "paraphrase-MiniLM-L3-v2"

@@ -7,10 +7,10 @@ import pytest
 
 from tests.conftest import write_jsonl
 from trove_steps import load_embeddings
+from trove_steps.embeddings.imported import Files, import_vectors
 from trove_steps.embeddings.vectors import Vectors
 from trove_steps.errors import TroveStepsError
 from trove_steps.fingerprint import hash_file
-from trove_steps.imported import Files, import_vectors
 
 IDS = [f"d{n}" for n in range(7)]
 VECTORS = np.random.default_rng(0).standard_normal((7, 5)).astype(np.float32)

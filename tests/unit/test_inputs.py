@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import make_dataset, make_model, write_jsonl
-from trove_steps.config import load_config
+from trove_steps.config.loading import load_config
 from trove_steps.data import format_text, load_qrels, read_records, reader_of
 from trove_steps.data.checks import check_data
 from trove_steps.data.collections import Files, merge_collections

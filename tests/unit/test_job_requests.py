@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from trove_steps import resources
 from trove_steps.files import write_json
-from trove_steps.job_requests import SHARES, Limits, Requests, again
+from trove_steps.jobs import resources
+from trove_steps.jobs.requests import SHARES, Limits, Requests, again
 
 
 def test_each_attempt_gets_twice_as_much_up_to_the_limit():

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trove_steps.encoders.lengths import Cut, measure_cut, read_cut, write_cut, write_lengths
 from trove_steps.keys import text_key
-from trove_steps.lengths import Cut, measure_cut, read_cut, write_cut, write_lengths
 
 
 def keys_of(texts) -> np.ndarray:

@@ -12,9 +12,9 @@ import pytrec_eval
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trove_steps import metrics as metrics_module
 from trove_steps.errors import TroveStepsError
-from trove_steps.metrics import DEFAULT_MEASURES, evaluate, metric_names
+from trove_steps.evaluation import metrics as metrics_module
+from trove_steps.evaluation.metrics import DEFAULT_MEASURES, evaluate, metric_names
 from trove_steps.ranking import Ranking, write_trec
 
 from .rankings import make_qrels, make_ranking, read_qrels, read_run

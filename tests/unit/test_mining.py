@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trove_steps.errors import TroveStepsError
-from trove_steps.mined import Mined
-from trove_steps.mined_qrels import split_by_file, write_by_file, write_grouped, write_tsv
-from trove_steps.mining import mine, needed_depth
+from trove_steps.mining.mined import Mined
+from trove_steps.mining.mined_qrels import split_by_file, write_by_file, write_grouped, write_tsv
+from trove_steps.mining.rules import mine, needed_depth
+from trove_steps.mining.selection import Selection
 from trove_steps.ranking import Ranking
-from trove_steps.selection import Selection
 
 from .rankings import make_qrels, make_ranking, read_qrels, read_run, rows_of
 
@@ -143,7 +143,7 @@ class TestNeededDepth:
 
     def test_imports_nothing_heavy(self):
         code = (
-            "import sys, trove_steps.mining; "
+            "import sys, trove_steps.mining.rules; "
             "heavy = {'torch', 'pandas', 'transformers', 'datasets', 'pytrec_eval'}; "
             "print(sorted(heavy & set(sys.modules)))"
         )

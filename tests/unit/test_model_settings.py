@@ -8,11 +8,11 @@ import pytest
 
 from trove_steps import own_code
 from trove_steps.errors import TroveStepsError
-from trove_steps.model_files import model_files, relevant_files
-from trove_steps.model_folder import base_folder
-from trove_steps.model_settings import ModelSettings
-from trove_steps.sentence_transformers_files import read_modules
-from trove_steps.settings_resolution import resolve_settings
+from trove_steps.models.files import model_files, relevant_files
+from trove_steps.models.folder import base_folder
+from trove_steps.models.sentence_transformers_files import read_modules
+from trove_steps.models.settings import ModelSettings
+from trove_steps.models.settings_resolution import resolve_settings
 
 ST = "sentence_transformers.models."
 
@@ -381,7 +381,7 @@ def test_quantizations_exclude_each_other(plain):
 
 def test_imports_stay_light():
     code = (
-        "import sys, trove_steps.settings_resolution;"
+        "import sys, trove_steps.models.settings_resolution;"
         "print([m for m in ('torch', 'transformers', 'datasets', 'pandas', 'wandb') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,8 +12,8 @@ import pytest
 from trove_steps.errors import TroveStepsError
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.keys import recipe_key
-from trove_steps.model_files import model_files
-from trove_steps.models import NotFetched, locate_model
+from trove_steps.models.files import model_files
+from trove_steps.models.location import NotFetched, locate_model
 
 FILES = {
     "config.json": b'{"model_type": "bert", "max_position_embeddings": 128}',
@@ -154,7 +154,7 @@ def test_names_that_are_wrong(hub, name, message):
 PROGRAM = """
 import sys
 from trove_steps.errors import TroveStepsError
-from trove_steps.models import fetching, locate_model
+from trove_steps.models.location import fetching, locate_model
 try:
     with fetching():
         print(locate_model(sys.argv[1], "main", "models.m"))

@@ -559,7 +559,9 @@ def test_a_cache_that_cannot_be_written(raw):
 
 PROGRAM = """
 import json, sys, time
-from trove_steps import execution, job_requests, live, plan, summarise, yaml_keys
+from trove_steps import live, plan, summarise
+from trove_steps.config import yaml_keys
+from trove_steps.jobs import execution, requests
 raw = json.loads(sys.argv[1])
 plan = plan.Plan(raw)
 plan.default_targets(), plan.encode_targets(), plan.depths

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.models import HARD_TEXTS, KINDS, MAX_LEN, encoder_of, minilm, mixed_texts, settings_of
 from trove_steps.encoder import Encoder
 from trove_steps.errors import TroveStepsError
-from trove_steps.settings_resolution import resolve_settings
+from trove_steps.models.settings_resolution import resolve_settings
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_room_for_one_batch_at_a_time_is_enough(folders, threads):
 
 
 def test_copies_for_threads_share_the_weights(folders):
-    from trove_steps.cpu_layers import copy_with_shared_weights
+    from trove_steps.encoders.cpu_layers import copy_with_shared_weights
 
     model = encoder_of(folders, "bert").model.model
     copy = copy_with_shared_weights(model)
@@ -139,7 +139,7 @@ def test_copies_for_threads_share_the_weights(folders):
 
 
 def test_a_model_that_cannot_be_copied_takes_one_batch_at_a_time(folders, threads, monkeypatch):
-    from trove_steps import cpu_layers
+    from trove_steps.encoders import cpu_layers
 
     texts = mixed_texts(20, seed=6)
     expected = encoder_of(folders, "bert").encode(texts).vectors

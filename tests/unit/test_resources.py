@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trove_steps import resources
-from trove_steps.resources import (
+from trove_steps.jobs import resources
+from trove_steps.jobs.resources import (
     LEAST_MINUTES,
     check_memory,
     encode_memory,

@@ -17,15 +17,16 @@ SCRIPT = """
 import sys, tempfile
 from pathlib import Path
 import numpy as np, pyarrow as pa, torch
-from trove_steps import derived, topk, topk_candidates
+from trove_steps.embeddings import derived
 from trove_steps.search import write_ranking
+from trove_steps.topk import candidates, search
 
 documents, queries, dim, depth, similarity, chosen = sys.argv[1:7]
 documents, queries, dim, depth = int(documents), int(queries), int(dim), int(depth)
 if len(sys.argv) > 7:
-    topk_candidates.PAIR_BUDGET, topk.BLOCK_BYTES = int(sys.argv[7]), int(sys.argv[8])
+    candidates.PAIR_BUDGET, search.BLOCK_BYTES = int(sys.argv[7]), int(sys.argv[8])
 if chosen == "torch":
-    topk_candidates.kernels, chosen = lambda: None, "float32"
+    candidates.kernels, chosen = lambda: None, "float32"
 folder = tempfile.TemporaryDirectory()
 
 
@@ -55,7 +56,7 @@ def run(name, queries, documents):
     if similarity == "cosine":
         vectors = tuple(map(derived.Scaled, vectors))
     before = anonymous()
-    tiles = topk.search(*vectors, depth, candidate_pass=chosen)
+    tiles = search.search(*vectors, depth, candidate_pass=chosen)
     write_ranking(Path(folder.name) / (name + ".arrow"), tiles, queries)
     return before
 

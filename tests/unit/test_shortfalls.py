@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from trove_steps.shortfalls import nothing_mined, nothing_relevant
+from trove_steps.reporting.shortfalls import nothing_mined, nothing_relevant
 
 MINED = {"num_kept": 4, "num_candidates": 9, "num_mined_queries": 2}
 

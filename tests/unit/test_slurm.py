@@ -8,8 +8,9 @@ from functools import partial
 
 import pytest
 
-from trove_steps import slurm, torchrun
+from trove_steps import torchrun
 from trove_steps.errors import TroveStepsError
+from trove_steps.jobs import slurm
 
 
 @pytest.fixture

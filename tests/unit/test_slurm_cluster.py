@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trove_steps.slurm_cluster import (
+from trove_steps.jobs.slurm_cluster import (
     _minutes,
     asks_for_cores,
     hazards,

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from trove_steps import slurm_watch
-from trove_steps.slurm_watch import FAILED, Watch, watch
+from trove_steps.jobs import slurm_watch
+from trove_steps.jobs.slurm_watch import FAILED, Watch, watch
 
 plugin = pytest.importorskip("snakemake_executor_plugin_slurm")
 

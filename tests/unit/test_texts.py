@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tests.conftest import write_jsonl
 from trove_steps import line_index, texts
+from trove_steps.embeddings.imported import Files, import_vectors
 from trove_steps.embeddings.vectors import Vectors
 from trove_steps.fingerprint import hash_file
-from trove_steps.imported import Files, import_vectors
 from trove_steps.texts import read_some, snippet
 
 RECORDS = [{"_id": f"d{n}", "title": f"t{n}", "text": f"words\tof {n}"} for n in range(1, 31)]

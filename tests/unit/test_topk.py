@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trove_steps import topk, topk_candidates, topk_passes, topk_products, topk_sweep
 from trove_steps.errors import TroveStepsError
+from trove_steps.topk import candidates, passes, products, search, sweep
 
 torch = pytest.importorskip("torch")
 SHARED = Path(os.environ.get("TROVE_SHARED", Path(__file__).parents[3] / "shared"))
 # Ways to the same result: with compiled kernels or without, and the candidate pass. "int8 always"
 # never gives up on codes, however little they pay. "bold": with floors so bold that many are wrong.
 WAYS = ["torch float32", "torch bfloat16"]
-if topk_candidates.kernels() is not None:
+if candidates.kernels() is not None:
     WAYS += ["numba float32", "numba bfloat16", "numba int8", "numba int8 always"]
     WAYS += ["numba bfloat16 bold", "numba int8 bold", "numba int8 always bold"]
 
@@ -36,18 +36,18 @@ def way(request, monkeypatch):
 
 def take_way(name, monkeypatch):
     if name.startswith("torch"):
-        monkeypatch.setattr(topk_candidates, "kernels", lambda: None)
+        monkeypatch.setattr(candidates, "kernels", lambda: None)
     if "int8" in name:
-        monkeypatch.setattr(topk_sweep, "QUERIES_THAT_PAY", 1)
+        monkeypatch.setattr(sweep, "QUERIES_THAT_PAY", 1)
     if "always" in name:
-        monkeypatch.setattr(topk_sweep, "HITS_THAT_PAY", 2)
+        monkeypatch.setattr(sweep, "HITS_THAT_PAY", 2)
     if "bold" in name:
-        monkeypatch.setattr(topk, "BOLD_REACH", 1)
-        monkeypatch.setattr(topk, "Sweep", TooBold)
+        monkeypatch.setattr(search, "BOLD_REACH", 1)
+        monkeypatch.setattr(search, "Sweep", TooBold)
     return {"candidate_pass": name.split()[1]}
 
 
-class TooBold(topk_sweep.Sweep):
+class TooBold(sweep.Sweep):
     """Expects thirty times the documents that there are."""
 
     again = 0  # queries that were searched again
@@ -110,7 +110,7 @@ def run(queries, documents, depth, world=1, **options):
     def work(rank):
         try:
             comm = ThreadComm(rank, shared)
-            results[rank] = list(topk.search(queries, documents, depth, comm=comm, **options))
+            results[rank] = list(search.search(queries, documents, depth, comm=comm, **options))
         except BaseException as error:
             results[rank] = error
             shared["barrier"].abort()
@@ -201,7 +201,7 @@ def shuffled_ids(count):
 
 def test_rescore_is_within_half_an_ulp_per_addition_of_the_exact_sum():
     q, d = normal(1, 20, 37) * np.float32(1e-3), normal(2, 20, 37)
-    for score, a, b in zip(topk.rescore(q, d), q, d, strict=True):
+    for score, a, b in zip(search.rescore(q, d), q, d, strict=True):
         terms = [Fraction(float(x)) * Fraction(float(y)) for x, y in zip(a, b, strict=True)]
         bound = Fraction(6, 2**53) * sum(map(abs, terms))  # six levels of additions
         assert abs(Fraction(float(score)) - sum(terms)) <= bound * Fraction(1001, 1000)
@@ -213,10 +213,10 @@ def test_rescore_has_one_order_of_additions(way, dim):
     padded = np.zeros((6, 512))
     padded[:, :dim] = q.astype(np.float64) * d.astype(np.float64)
     expected = np.array([tree_sum(row.tolist()) for row in padded])
-    assert topk.rescore(q, d).tobytes() == expected.tobytes()
+    assert search.rescore(q, d).tobytes() == expected.tobytes()
     index = np.arange(6)
-    assert topk.score_pairs(q, d, index, index).tobytes() == expected.tobytes()
-    assert topk.rescore(q[2:3], d[2:3])[0] == expected[2]
+    assert search.score_pairs(q, d, index, index).tobytes() == expected.tobytes()
+    assert search.rescore(q[2:3], d[2:3])[0] == expected[2]
 
 
 @pytest.mark.parametrize("kind", HARD)
@@ -266,7 +266,7 @@ class TestBoldFloor:
     depth = 300
 
     def sweep(self, documents, queries, chosen, bold=True):
-        made = topk_sweep.Sweep(queries, documents, self.depth, 4096, "cpu", chosen, bold)
+        made = sweep.Sweep(queries, documents, self.depth, 4096, "cpu", chosen, bold)
         for _ in made.run(iter(range(-(-len(documents) // 4096)))):
             pass
         return made
@@ -301,7 +301,7 @@ class TestBoldFloor:
             assert is_lost or best <= found
 
     def exact(self, rows, queries):
-        scores = topk.score_all(queries, rows)
+        scores = search.score_all(queries, rows)
         return [set(best.tolist()) for best in np.argsort(-scores)[:, : self.depth]]
 
     def test_a_group_of_near_copies_is_not_missed(self):
@@ -318,7 +318,7 @@ class TestBoldFloor:
     def test_a_slow_rank_expects_few_documents(self):
         """It got one block while others got forty."""
         documents, queries = Table(normal(12, 40_000, 32)), normal(13, 80, 32)
-        made = topk_sweep.Sweep(queries, documents, self.depth, 512, "cpu", "float32", True)
+        made = sweep.Sweep(queries, documents, self.depth, 512, "cpu", "float32", True)
         for _ in made.run(iter([40])):
             pass
         assert not made.missed.any()
@@ -329,7 +329,7 @@ class TestBoldFloor:
         for depth in (100, 300, 1000):
             monkeypatch.setattr(TestBoldFloor, "depth", depth)
             counted = self.hits(documents, queries, monkeypatch)
-            predicted = topk_passes.expected_hits(len(documents), depth)
+            predicted = passes.expected_hits(len(documents), depth)
             # A floor is raised from time to time, and less often than at every hit.
             assert predicted < counted < 2 * predicted
         plain = depth * (1 + np.log(len(documents) / depth))
@@ -337,7 +337,7 @@ class TestBoldFloor:
 
     def hits(self, documents, queries, monkeypatch):
         counted = np.zeros(len(queries), int)
-        offer = topk_candidates.Candidates.offer
+        offer = candidates.Candidates.offer
 
         def counting(candidates, scores, first, error, rows):
             low = candidates.floor[rows] - error
@@ -345,9 +345,9 @@ class TestBoldFloor:
             offer(candidates, scores, first, error, rows)
 
         with monkeypatch.context() as patch:
-            patch.setattr(topk_candidates.Candidates, "offer", counting)
-            patch.setattr(topk_sweep, "PRODUCT", (1024, 128))
-            bold = self.depth >= topk_candidates.BOLD_REACH
+            patch.setattr(candidates.Candidates, "offer", counting)
+            patch.setattr(sweep, "PRODUCT", (1024, 128))
+            bold = self.depth >= candidates.BOLD_REACH
             self.sweep(documents, queries, "float32", bold)
         return counted.mean()
 
@@ -394,12 +394,12 @@ def test_a_bold_floor_that_failed_is_not_tried_again(monkeypatch):
     rows = rows[np.argsort(-(rows @ queries[0]))]
     swept = []
 
-    class Watched(topk_sweep.Sweep):
+    class Watched(sweep.Sweep):
         def _search_missed(self):
             super()._search_missed()
             swept.append((self.bold, int(self.missed.sum())))
 
-    monkeypatch.setattr(topk, "Sweep", Watched)
+    monkeypatch.setattr(search, "Sweep", Watched)
     run(Table(queries), Table(rows), 300, query_rows=2)
     assert swept == [(True, 2), (False, 0), (False, 0)]
 
@@ -447,10 +447,10 @@ def test_bytes_do_not_depend_on_the_way(name, monkeypatch):
     way = take_way(name, monkeypatch)
     for shape in shapes:
         assert digest(run(queries, Table(rows, ids, order), 20, **shape, **way)) == expected, shape
-    monkeypatch.setattr(topk_candidates, "PAIR_BUDGET", 200)
-    monkeypatch.setattr(topk_sweep, "TILE_DOCUMENTS", 37)
-    monkeypatch.setattr(topk_sweep, "PRODUCT", (5, 11))
-    monkeypatch.setattr(topk_sweep, "CODE_PRODUCT", (5, 11))
+    monkeypatch.setattr(candidates, "PAIR_BUDGET", 200)
+    monkeypatch.setattr(sweep, "TILE_DOCUMENTS", 37)
+    monkeypatch.setattr(sweep, "PRODUCT", (5, 11))
+    monkeypatch.setattr(sweep, "CODE_PRODUCT", (5, 11))
     assert digest(run(queries, Table(rows, ids), 20, world=2, **way)) == expected
 
 
@@ -458,14 +458,14 @@ def test_bytes_do_not_depend_on_the_way(name, monkeypatch):
 @pytest.mark.parametrize("kind", HARD)
 def test_the_interval_of_a_product_holds_the_exact_score(kind, chosen):
     q, d = HARD[kind](40, 100).astype(np.float32), HARD[kind](300, 100).astype(np.float32)
-    left, right = (topk_products.Factor(torch.from_numpy(x), chosen) for x in (q, d))
-    bound = topk_products.Bound(left, 100, chosen)
+    left, right = (products.Factor(torch.from_numpy(x), chosen) for x in (q, d))
+    bound = products.Bound(left, 100, chosen)
     error = bound(slice(0, 40), right.norms.max(), right.residues.max())
     fast = torch.empty(40, 300)
-    topk_products.multiply(left.tensor, right.tensor.T, fast)
+    products.multiply(left.tensor, right.tensor.T, fast)
     known = np.isfinite(error)
     assert np.isfinite(fast.numpy()[known]).all()
-    gap = np.abs(fast.numpy().astype(np.float64) - topk.score_all(q, d))
+    gap = np.abs(fast.numpy().astype(np.float64) - search.score_all(q, d))
     assert (gap[known] <= error[known, None]).all()
     if kind == "random":
         assert (
@@ -479,25 +479,23 @@ def test_the_interval_of_a_product_holds_the_exact_score(kind, chosen):
 )
 def test_the_interval_of_codes_holds_the_exact_score(kind):
     q, d = HARD[kind](40, 100).astype(np.float32), HARD[kind](300, 100).astype(np.float32)
-    block = topk_products.Codes(d, np.linalg.norm(d, axis=1).astype(np.float32))
-    queries = topk_products.CodedQueries(q, block)
-    products = torch._int_mm(queries.tensor, block.tensor.T).numpy()
-    assert (
-        products == queries.tensor.numpy().astype(int) @ block.tensor.numpy().astype(int).T
-    ).all()
-    scores = queries.unit[:, None] * products + queries.shift[:, None]
+    block = products.Codes(d, np.linalg.norm(d, axis=1).astype(np.float32))
+    queries = products.CodedQueries(q, block)
+    dots = torch._int_mm(queries.tensor, block.tensor.T).numpy()
+    assert (dots == queries.tensor.numpy().astype(int) @ block.tensor.numpy().astype(int).T).all()
+    scores = queries.unit[:, None] * dots + queries.shift[:, None]
     error = queries.error(slice(0, 40), block.size.max(), block.residue.max())
-    assert (np.abs(scores - topk.score_all(q, d)) <= error[:, None]).all()
+    assert (np.abs(scores - search.score_all(q, d)) <= error[:, None]).all()
     if kind == "random":
         assert (error < np.linalg.norm(q, axis=1) * np.linalg.norm(d, axis=1).max() * 0.03).all()
 
 
-@pytest.mark.skipif(topk_candidates.kernels() is None, reason="needs numba")
+@pytest.mark.skipif(candidates.kernels() is None, reason="needs numba")
 @settings(deadline=None)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
 def test_halves_are_bfloat16(values):
     vectors = np.array([values], np.float32)
-    halves, norms, residues = topk_products._halved(vectors)
+    halves, norms, residues = products._halved(vectors)
     nearest = torch.from_numpy(vectors).bfloat16()
     assert torch.equal(halves, nearest)
     wide = vectors.astype(np.float64)
@@ -510,7 +508,7 @@ def test_halves_are_bfloat16(values):
             assert computed[0] <= norm * slack + 1e-18
 
 
-@pytest.mark.skipif(topk_candidates.kernels() is None, reason="needs numba")
+@pytest.mark.skipif(candidates.kernels() is None, reason="needs numba")
 @pytest.mark.parametrize(
     ("queries", "documents", "depth", "pair", "chosen"),
     [
@@ -528,15 +526,13 @@ def test_the_fastest_pass_is_chosen(queries, documents, depth, pair, chosen, mon
     """`pair`: seconds of a score, in those of float32; making codes costs as much as 50 of them."""
     make = {"float32": 10, "bfloat16": 30, "int8": 60}
     tried = {
-        name: topk_passes.Trial(
-            seconds, make[name], topk_passes.HIT_PRODUCTS[name], topk_passes.SURPLUS[name]
-        )
+        name: passes.Trial(seconds, make[name], passes.HIT_PRODUCTS[name], passes.SURPLUS[name])
         for name, seconds in pair.items()
     }
-    monkeypatch.setattr(topk_passes, "trials", lambda dim: tried)
+    monkeypatch.setattr(passes, "trials", lambda dim: tried)
     sizes = (np.broadcast_to(np.float32(0), (count, 384)) for count in (queries, documents))
     tables = [Sized(rows) for rows in sizes]
-    assert topk_passes.choose_pass("auto", "cpu", *tables, depth) == chosen
+    assert passes.choose_pass("auto", "cpu", *tables, depth) == chosen
 
 
 class Sized:
@@ -550,14 +546,14 @@ class Sized:
 
 
 def test_a_trial_of_this_processor():
-    tried = topk_passes.trials(64)
+    tried = passes.trials(64)
     assert "float32" in tried
     for trial in tried.values():
         assert 0 < trial.pair < trial.document
         assert trial.seconds(2, 2000, 10) > trial.seconds(2, 1000, 10) > trial.seconds(1, 1000, 10)
 
 
-@pytest.mark.skipif(topk_candidates.kernels() is None, reason="needs numba")
+@pytest.mark.skipif(candidates.kernels() is None, reason="needs numba")
 def test_the_bar_of_bfloat16_scores():
     """Every bfloat16 number passes that is at least the float32 threshold; besides, only -0."""
     halves = np.arange(2**16, dtype=np.uint16)
@@ -567,7 +563,7 @@ def test_the_bar_of_bfloat16_scores():
     )
     edges = values[np.random.default_rng(1).integers(0, len(values), 60)]
     edges = np.concatenate([edges, np.nextafter(edges, np.inf), np.nextafter(edges, -np.inf)])
-    places, kernels = np.empty(len(numbers), np.int64), topk_candidates.kernels()
+    places, kernels = np.empty(len(numbers), np.int64), candidates.kernels()
     for bar in [0.0, -0.0, np.inf, -np.inf, 1e-45, -1e-45, *edges]:
         least, most = kernels._halves_bar(np.float32(bar).view(np.uint32))
         found = kernels._find_halves(numbers, least, most, places)
@@ -580,23 +576,23 @@ THREADS = """
 import os, threading
 import numpy as np, torch
 torch.set_num_threads(2)
-from trove_steps import topk, topk_candidates, topk_passes, topk_products, topk_sweep
+from trove_steps.topk import candidates, passes, products, search, sweep
 from tests.unit.test_topk import Table, normal
 helpers = lambda: len(os.listdir("/proc/self/task")) - threading.active_count()
 for dtype in (torch.float32, torch.bfloat16):  # the main thread's own team
     torch.mm(torch.ones(500, 500, dtype=dtype), torch.ones(500, 500, dtype=dtype))
-topk_products.Factor(torch.ones(500, 64), PASS)  # whatever compiled kernels start
-candidates = topk_candidates.Candidates(4, 1, np.int32, 300)
+products.Factor(torch.ones(500, 64), PASS)  # whatever compiled kernels start
+kept = candidates.Candidates(4, 1, np.int32, 300)
 scores = torch.zeros(4, 8, dtype=getattr(torch, PASS))
-candidates.offer(scores, 0, np.zeros(4, np.float32), slice(0, 4))
-offer, before, seen = topk_candidates.Candidates.offer, helpers(), []
-topk_candidates.Candidates.offer = lambda *arguments: seen.append(helpers()) or offer(*arguments)
-list(topk.search(Table(normal(1, 300, 64)), Table(normal(2, 3000, 64)), 5, candidate_pass=PASS))
+kept.offer(scores, 0, np.zeros(4, np.float32), slice(0, 4))
+offer, before, seen = candidates.Candidates.offer, helpers(), []
+candidates.Candidates.offer = lambda *arguments: seen.append(helpers()) or offer(*arguments)
+list(search.search(Table(normal(1, 300, 64)), Table(normal(2, 3000, 64)), 5, candidate_pass=PASS))
 print(max(seen) - before)
 """
 
 
-@pytest.mark.skipif(topk_candidates.kernels() is None, reason="needs numba")
+@pytest.mark.skipif(candidates.kernels() is None, reason="needs numba")
 @pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
 def test_each_lane_multiplies_with_its_own_thread_alone(chosen):
     """Products that start threads of their own would put four on two cores."""
@@ -625,9 +621,9 @@ def test_codes_save_exact_scores(monkeypatch):
     if "numba int8" not in WAYS:
         pytest.skip("int8 needs numba")
     done = []
-    offer = topk_candidates.Candidates.offer_codes
+    offer = candidates.Candidates.offer_codes
     monkeypatch.setattr(
-        topk_candidates.Candidates,
+        candidates.Candidates,
         "offer_codes",
         lambda *args: done.append(offer(*args)) or done[-1],
     )
@@ -643,7 +639,7 @@ def test_the_bound_is_needed(monkeypatch):
     queries = Table(1 + normal(2, 20, 64) / 10)
     check(queries, documents, 300)
     zero = lambda self, rows, *_: np.zeros(rows.stop - rows.start, np.float32)  # noqa: E731
-    monkeypatch.setattr(topk_products.Bound, "__call__", zero)
+    monkeypatch.setattr(products.Bound, "__call__", zero)
     with pytest.raises(AssertionError):
         check(queries, documents, 300)
 
@@ -663,15 +659,13 @@ def test_excluded_documents_never_appear(way):
 @pytest.mark.parametrize("threads", [1, 2, 64])
 def test_candidates_fit_the_budget(chosen, count, reach, threads):
     """Whatever is shared out; but a query has room for its candidates, however many they are."""
-    count = min(count, topk.default_query_rows(reach, 8, chosen))
-    sweep = topk_sweep.Sweep(normal(1, count, 8), [0] * 9, reach, 64, "cpu", chosen)
-    sweep._share_out(threads)
-    assert (
-        sweep.candidates.low.shape[0] * sweep.candidates.low.shape[1] <= topk_candidates.PAIR_BUDGET
-    )
-    covered = [row for part in sweep.parts for row in range(part.rows.start, part.rows.stop)]
+    count = min(count, search.default_query_rows(reach, 8, chosen))
+    made = sweep.Sweep(normal(1, count, 8), [0] * 9, reach, 64, "cpu", chosen)
+    made._share_out(threads)
+    assert made.candidates.low.shape[0] * made.candidates.low.shape[1] <= candidates.PAIR_BUDGET
+    covered = [row for part in made.parts for row in range(part.rows.start, part.rows.stop)]
     assert covered == list(range(count))
-    for part in sweep.parts:
+    for part in made.parts:
         shares = list(part.in_turn())
         assert threads <= len(shares) or len(shares) >= (part.rows.stop - part.rows.start) / 2
         covered = [row for share in shares for row in range(share.start, share.stop)]
@@ -694,7 +688,7 @@ def test_auto_on_a_gpu(monkeypatch, cuda, capability, widens, expected):
     if not widens:
         monkeypatch.setattr(torch.ops.aten, "mm", object())
     table = Table(normal(1, 4, 4))
-    assert topk_passes.choose_pass("auto", "cuda:0", table, table, 10) == expected
+    assert passes.choose_pass("auto", "cuda:0", table, table, 10) == expected
 
 
 @pytest.mark.parametrize(
@@ -704,14 +698,14 @@ def test_bfloat16_gives_up_where_scores_are_too_close(monkeypatch, spread, expec
     """But only where it was not asked for; its lost queries are searched in float32 once, together."""
     taken = []
 
-    class Seen(topk_sweep.Sweep):
+    class Seen(sweep.Sweep):
         def __init__(self, *args):
             super().__init__(*args)
             taken.append(self.chosen)
 
-    for module in (topk, topk_sweep):
+    for module in (search, sweep):
         monkeypatch.setattr(module, "Sweep", Seen)
-    monkeypatch.setattr(topk, "choose_pass", lambda *_: "bfloat16")
+    monkeypatch.setattr(search, "choose_pass", lambda *_: "bfloat16")
     documents = Table(1 + spread * normal(1, 3000, 32))
     queries = Table(1 + spread * normal(2, 30, 32))
     check(queries, documents, 5, query_rows=10)

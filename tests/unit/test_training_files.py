@@ -9,9 +9,9 @@ import pytest
 from tests.conftest import make_dataset, write_jsonl
 from tests.unit.rankings import make_qrels, make_ranking, read_qrels
 from trove_steps.errors import TroveStepsError
-from trove_steps.mining import mine
-from trove_steps.mining_inputs import MiningInputs, SourceFiles, file_numbers, read_texts
-from trove_steps.training_files import FORMATS, write_training_files
+from trove_steps.mining.inputs import MiningInputs, SourceFiles, file_numbers, read_texts
+from trove_steps.mining.rules import mine
+from trove_steps.mining.training_files import FORMATS, write_training_files
 
 CORPUS = [
     {"_id": "a", "title": "A", "text": " first "},

@@ -8,10 +8,10 @@ import pytest
 
 from tests.models import HARD_TEXTS, KINDS, MAX_LEN, copy_of, encoder_of, mixed_texts, settings_of
 from trove_steps.encoder import Encoder
+from trove_steps.encoders.model_loading import _quantization
+from trove_steps.encoders.pooling import pool
 from trove_steps.errors import TroveStepsError
-from trove_steps.model_files import model_files
-from trove_steps.model_loading import _quantization
-from trove_steps.pooling import pool
+from trove_steps.models.files import model_files
 
 
 def with_code(model: Path, folder: Path) -> Path:
@@ -96,7 +96,7 @@ def test_flash_attention_needs_half_precision(folders):
 
 @pytest.mark.parametrize("option", ["load_in_8bit", "load_in_4bit"])
 def test_quantization_needs_its_package(option, monkeypatch):
-    from trove_steps import model_loading
+    from trove_steps.encoders import model_loading
 
     monkeypatch.setattr(model_loading.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TroveStepsError, match=f"{option}: .*pip install bitsandbytes"):

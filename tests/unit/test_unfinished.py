@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trove_steps.unfinished import LAST_LINES, unfinished
+from trove_steps.jobs.unfinished import LAST_LINES, unfinished
 
 
 class Job(SimpleNamespace):

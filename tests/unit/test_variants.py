@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.test_plan import names_of, only_cell, raw  # noqa: F401 (a fixture)
 from trove_steps.arguments import model_flags
-from trove_steps.config import load_config
+from trove_steps.config.loading import load_config
 from trove_steps.errors import TroveStepsError
 from trove_steps.plan import Plan
 

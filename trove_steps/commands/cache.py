@@ -65,7 +65,7 @@ def age(text: str) -> float:
 
 def _open(options: argparse.Namespace):
     """Return (cache, plan); the plan is None where --encoding-cache-dir is given alone."""
-    from trove_steps.cache_contents import Cache
+    from trove_steps.cache.contents import Cache
 
     if options.encoding_cache_dir and not options.configfile:
         return Cache(Path(options.directory or ".") / options.encoding_cache_dir), None
@@ -75,7 +75,7 @@ def _open(options: argparse.Namespace):
 
 def run_du(options: argparse.Namespace) -> int:
     """Print what takes how much room."""
-    from trove_steps.cache_usage import usage
+    from trove_steps.cache.usage import usage
 
     cache, plan = _open(options)
     names: dict[tuple[str, str, str], list[str]] = {}
@@ -92,7 +92,7 @@ def run_du(options: argparse.Namespace) -> int:
 def du_tables(found: dict) -> str:
     """Return the usage as two tables, the largest first, and the total."""
     from trove_steps import tables
-    from trove_steps.cache_usage import describe_encoder
+    from trove_steps.cache.usage import describe_encoder
 
     def largest(entries: list[dict]) -> list[dict]:
         return sorted(entries, key=lambda entry: -entry["bytes"])
@@ -149,7 +149,7 @@ def ago(moment: float) -> str:
 def run_verify(options: argparse.Namespace) -> int:
     """Check the cache; return 1 if something is damaged."""
     from trove_steps import tables
-    from trove_steps.cache_verification import verify
+    from trove_steps.cache.verification import verify
 
     cache, _ = _open(options)
     found = verify(cache, repair=not options.dry_run)
@@ -170,8 +170,8 @@ def run_verify(options: argparse.Namespace) -> int:
 def run_gc(options: argparse.Namespace) -> int:
     """Remove, or with --dry-run list, what the configuration and the kept lists do not reach."""
     from trove_steps import tables
-    from trove_steps.cache_contents import Cache
-    from trove_steps.cache_garbage import collect_garbage, reached_by
+    from trove_steps.cache.contents import Cache
+    from trove_steps.cache.garbage import collect_garbage, reached_by
 
     lists = [path.absolute() for path in options.keep]
     plan = load_plan(options)
@@ -224,7 +224,7 @@ def run_compact(options: argparse.Namespace) -> int:
 
 
 def _kept_by(path: Path):
-    from trove_steps.cache_garbage import reached_by, reached_by_list
+    from trove_steps.cache.garbage import reached_by, reached_by_list
     from trove_steps.commands.planning import read_configuration
     from trove_steps.plan import Plan
 

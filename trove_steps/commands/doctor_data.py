@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 
 def resolved(options: argparse.Namespace) -> tuple:
     """Return (configuration, data set resolved to files, folder of links by content)."""
-    from trove_steps.config import load_config
+    from trove_steps.config.loading import load_config
     from trove_steps.errors import TroveStepsError
     from trove_steps.fingerprint import Fingerprints
     from trove_steps.inputs import Inputs
@@ -78,8 +78,8 @@ def lengths_of(given: dict, name: str, data, role: str, records: int) -> dict:
     from trove_steps.data.lengths import text_lengths
     from trove_steps.errors import TroveStepsError
     from trove_steps.formats import OPTIONS, choose_format, formatter
-    from trove_steps.models import locate_model
-    from trove_steps.settings_resolution import resolve_settings
+    from trove_steps.models.location import locate_model
+    from trove_steps.models.settings_resolution import resolve_settings
 
     own = role == "queries" and "query_model_name_or_path" in given
     option, revision = ("query_model_name_or_path", "query_model_revision") if own else (

@@ -48,9 +48,9 @@ def examine(options: argparse.Namespace) -> dict:
     """Load the model and return what `run` shows."""
     from trove_steps.distributed import pick_device, share_cpu_threads
     from trove_steps.encoder import Encoder
-    from trove_steps.model_files import model_files
-    from trove_steps.models import fetching, locate_model
-    from trove_steps.settings_resolution import resolve_settings
+    from trove_steps.models.files import model_files
+    from trove_steps.models.location import fetching, locate_model
+    from trove_steps.models.settings_resolution import resolve_settings
 
     name = _name_in_messages(options.model)
     given = _given(options, name)
@@ -85,7 +85,7 @@ def _given(options: argparse.Namespace, name: str) -> dict:
     """Return the model's block of the configuration, with the options of the command line."""
     import yaml
 
-    from trove_steps.config import load_config
+    from trove_steps.config.loading import load_config
     from trove_steps.errors import TroveStepsError
     from trove_steps.wording import nearest
 

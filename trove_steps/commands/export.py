@@ -31,7 +31,7 @@ def add(commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the file and say what was written."""
     from trove_steps import tables
-    from trove_steps.export import export
+    from trove_steps.embeddings.export import export
 
     output = options.output.absolute()
     vectors = _vectors(options)

@@ -21,7 +21,7 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the costs of all cells."""
-    from trove_steps.estimate import CostTable, total_cost
+    from trove_steps.plan.estimate import CostTable, total_cost
 
     cells = CostTable(load_plan(options)).cells
     if options.json:
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
 def table(cells: list) -> str:
     """Return the costs of cells as a table."""
     from trove_steps import tables
-    from trove_steps.estimate import total_cost
+    from trove_steps.plan.estimate import total_cost
 
     def figures(get) -> list[str]:
         return [

@@ -68,7 +68,7 @@ def read_configuration(path: Path) -> dict:
     """Return what a YAML file holds; TroveStepsError if it can't be read or is no mapping."""
     import yaml
 
-    from trove_steps.yaml_keys import check_unique_keys
+    from trove_steps.config.yaml_keys import check_unique_keys
 
     check_unique_keys([path])
     try:

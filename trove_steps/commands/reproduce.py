@@ -26,7 +26,7 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table; return 1 if any figure differs by more than the tolerance, else 0."""
-    from trove_steps.config import load_config
+    from trove_steps.config.loading import load_config
     from trove_steps.reproduce import format_outcomes, reproduce
 
     outcomes = reproduce(load_config(configuration(options)), options.tolerance, options.names)

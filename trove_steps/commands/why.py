@@ -18,7 +18,7 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the stages of the target and the reasons of those that would be computed."""
-    from trove_steps.explain import explain, find_target
+    from trove_steps.plan.explain import explain, find_target
 
     plan = load_plan(options)
     answers = [

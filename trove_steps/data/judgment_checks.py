@@ -7,7 +7,7 @@ from trove_steps.data.id_tables import rows_of
 from trove_steps.data.ids import shortened
 from trove_steps.data.qrels import place_of
 from trove_steps.errors import TroveStepsError
-from trove_steps.measures import LARGEST_LABEL, unfit_labels
+from trove_steps.evaluation.measures import LARGEST_LABEL, unfit_labels
 
 LABELS_SHOWN = 20
 NO_RELEVANT = "no_relevant_documents"

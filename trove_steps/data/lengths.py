@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from trove_steps.data.batches import reader_of
 from trove_steps.data.records import read_records
-from trove_steps.model_folder import transformer_folder
-from trove_steps.model_settings import ModelSettings
+from trove_steps.models.folder import transformer_folder
+from trove_steps.models.settings import ModelSettings
 
 if TYPE_CHECKING:
     from trove_steps.inputs import TextFiles

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json, written_atomically
 from trove_steps.keys import recipe_key
-from trove_steps.models import NotFetched
+from trove_steps.models.location import NotFetched
 from trove_steps.progress import report
 
 SCHEME = "hf://datasets/"

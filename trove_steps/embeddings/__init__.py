@@ -11,7 +11,8 @@
 
 `paths` names these files; `shards` is one file of vectors; `store` writes shards and looks keys up in them,
 with `sorted_keys`; `collection` is a manifest with its table of rows; `vectors` reads a collection;
-`compaction` merges and clears shards, `verification` checks them.
+`compaction` merges and clears shards, `verification` checks them. `derived` makes vectors of stored ones,
+`imported` brings vectors in from elsewhere, `export` writes a collection as one dense file.
 
 A shard is written under a temporary name, flushed and renamed to the hash of its content, so a shard
 that exists is whole. Nothing but `Store.write` makes shards, and nothing changes one. A shard may vanish

@@ -7,5 +7,5 @@ what a kill can lose. When all is done, rank 0 writes the rows table and the man
 
 `job` is what is to be encoded, `run` goes through the steps above, `reading` reads the files, `work` is the
 work file, `portions` says which texts a rank encodes next, `claims` which job does, `loop` is the encoding
-loop of a rank, and `record` what is known of it all afterwards.
+loop of a rank, and `record` what is known of it all afterwards. `step` is the command line around it.
 """

@@ -7,8 +7,8 @@ from trove_steps.data import Reader, reader_of
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.formats import format_recipe
 from trove_steps.keys import encoder_recipe, texts_recipe
-from trove_steps.model_files import model_files
-from trove_steps.model_settings import ModelSettings
+from trove_steps.models.files import model_files
+from trove_steps.models.settings import ModelSettings
 
 
 @dataclass(frozen=True)

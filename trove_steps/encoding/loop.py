@@ -8,6 +8,7 @@ import numpy as np
 
 from trove_steps.distributed import Comm, pick_device, share_cpu_threads
 from trove_steps.embeddings.store import Store
+from trove_steps.encoders.lengths import write_lengths
 from trove_steps.encoding.claims import Claims, finished
 from trove_steps.encoding.job import Job
 from trove_steps.encoding.portions import claimed_portions, shared_portions
@@ -15,8 +16,7 @@ from trove_steps.encoding.record import NOT_PURE, Record
 from trove_steps.encoding.work import Portion, Work
 from trove_steps.errors import TroveStepsError
 from trove_steps.fingerprint import check_unchanged
-from trove_steps.lengths import write_lengths
-from trove_steps.model_files import model_files
+from trove_steps.models.files import model_files
 from trove_steps.progress import SharedBar, report
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from trove_steps.distributed import Comm
 from trove_steps.encoder import Encoded
-from trove_steps.lengths import Cut
-from trove_steps.resources import text_bytes
+from trove_steps.encoders.lengths import Cut
+from trove_steps.jobs.resources import text_bytes
 from trove_steps.versions import versions
 
 NOT_PURE = (

@@ -9,6 +9,7 @@ import numpy as np
 from trove_steps.distributed import Comm
 from trove_steps.embeddings.collection import write_collection
 from trove_steps.embeddings.store import Places, Store
+from trove_steps.encoders.lengths import measure_cut, write_cut
 from trove_steps.encoding.claims import Claims, remove_claims
 from trove_steps.encoding.job import Job
 from trove_steps.encoding.loop import encode_pending
@@ -17,7 +18,6 @@ from trove_steps.encoding.record import Record
 from trove_steps.encoding.work import share_work
 from trove_steps.files import write_json
 from trove_steps.keys import recipe_key
-from trove_steps.lengths import measure_cut, write_cut
 from trove_steps.progress import report
 
 LISTING_SECONDS = (1, 4, 15, 60)

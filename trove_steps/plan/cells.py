@@ -6,22 +6,22 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from trove_steps.config import load_config, section_defaults
+from trove_steps.config.loading import load_config, section_defaults
 from trove_steps.data import most_annotated, read_qrels
 from trove_steps.data.collections import Files, merge_collections
 from trove_steps.data.remote import LOST, RemoteData
 from trove_steps.errors import TroveStepsError
+from trove_steps.evaluation.measures import DEFAULT_MEASURES, largest_cutoff, metric_names
 from trove_steps.files import read_json, write_json
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.formats import OPTIONS, choose_format, takes_dataset
 from trove_steps.inputs import Dataset, Inputs, QrelFiles, configured_paths, named_data
 from trove_steps.keys import VERSION, cross_encoder_recipe, recipe_key, search_recipe
-from trove_steps.measures import DEFAULT_MEASURES, largest_cutoff, metric_names
-from trove_steps.model_source import Source
+from trove_steps.mining.selection import candidate_recipe, drops_twins, mining_recipe, selection_of
+from trove_steps.models.settings_resolution import imported_settings, resolve_settings
+from trove_steps.models.source import Source
 from trove_steps.paths import check_file
 from trove_steps.plan.parts import ROLES, Cell, CrossEncoder, Encoding, Imported, Model
-from trove_steps.selection import candidate_recipe, drops_twins, mining_recipe, selection_of
-from trove_steps.settings_resolution import imported_settings, resolve_settings
 
 EMBEDDINGS_OPTION = {"corpus": "corpus_embeddings", "queries": "query_embeddings"}
 

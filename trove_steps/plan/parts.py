@@ -7,7 +7,7 @@ from pathlib import Path
 from trove_steps.formats import format_recipe
 from trove_steps.inputs import Dataset
 from trove_steps.keys import encoder_recipe, imported_recipe, recipe_key, texts_recipe
-from trove_steps.model_settings import ModelSettings
+from trove_steps.models.settings import ModelSettings
 
 ROLES = {"corpus": "passage", "queries": "query"}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from trove_steps.arguments import model_flags
 from trove_steps.errors import TroveStepsError
 from trove_steps.formats import OPTIONS
+from trove_steps.mining.selection import candidate_flags, merge_flags, mine_flags
 from trove_steps.plan.artefacts import Artefacts
 from trove_steps.plan.parts import ROLES, Cell, Encoding, Imported
-from trove_steps.selection import candidate_flags, merge_flags, mine_flags
 
 
 class Plan(Artefacts):

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trove_steps.encoders.lengths import read_cut
 from trove_steps.files import read_json
-from trove_steps.lengths import read_cut
+from trove_steps.jobs.resources import read_records
 from trove_steps.reporting.cell import SIDES, Cell
-from trove_steps.resources import read_records
-from trove_steps.shortfalls import nothing_mined, nothing_relevant
+from trove_steps.reporting.shortfalls import nothing_mined, nothing_relevant
 
 
 def cost(cell: Cell) -> dict:

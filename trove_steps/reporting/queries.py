@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pyarrow as pa
 
-from trove_steps.comparison import TIE
+from trove_steps.evaluation.comparison import TIE
 from trove_steps.reporting.cell import SNIPPET, Cell
 from trove_steps.texts import snippet
 

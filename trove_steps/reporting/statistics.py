@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from trove_steps.comparison import TIE, holm, randomisation_test
+from trove_steps.evaluation.comparison import TIE, holm, randomisation_test
 
 RESAMPLES = 2000
 LEVEL = 0.05
@@ -52,7 +52,7 @@ def p_values(differences: np.ndarray, seed: int = 0) -> np.ndarray:
     """Return two-sided p-values float64[m] that the means of differences[m, queries] are 0.
 
     Under that hypothesis the sign of each query's difference is chance: the test of
-    `trove_steps.comparison`, for MANY queries by the normal distribution.
+    `trove_steps.evaluation.comparison`, for MANY queries by the normal distribution.
     """
     differences = np.where(np.abs(differences) < TIE, 0, differences)
     if differences.shape[1] <= MANY:

@@ -6,13 +6,13 @@ import time
 
 from snakemake.exceptions import WorkflowError
 
+from trove_steps.config.yaml_keys import check_unique_keys
 from trove_steps.errors import TroveStepsError
-from trove_steps.execution import Execution
 from trove_steps.files import repairing
+from trove_steps.jobs.execution import Execution
 from trove_steps.live import close_views, name_jobs
 from trove_steps.plan import Plan
 from trove_steps.summarise import closing_words
-from trove_steps.yaml_keys import check_unique_keys
 
 DEMO_FILES = {
     f"demo/{name}" for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv", "model")

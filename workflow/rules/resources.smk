@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from trove_steps.job_requests import Limits, Requests
+from trove_steps.jobs.requests import Limits, Requests
 
 
 def get_processes(wildcards):

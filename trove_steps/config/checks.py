@@ -1,0 +1,124 @@
+"""What must hold of a configuration: its schema, and what no schema can say."""
+
+import os
+
+from trove_steps.config.dataset_options import EMBEDDINGS_OPTIONS, check_datasets
+from trove_steps.config.mistakes import explain, schema_errors
+from trove_steps.errors import TroveStepsError
+from trove_steps.formats import OPTIONS, OTHERS, check_format
+from trove_steps.wording import dotted, nearest, shown
+
+
+def check_schema(config) -> None:
+    """Raise TroveStepsError, with one line per mistake, for what breaks the schema or lacks an input."""
+    _check_names(config)
+    errors = schema_errors(config)
+    lines = [line for error in errors for line in explain(error)]
+    datasets = config.get("datasets") if isinstance(config, dict) else None
+    found = check_datasets(datasets if isinstance(datasets, dict) else {}, bool(lines))
+    if not any(error.validator == "type" for error in errors):
+        found += _missing_models(config)
+    lines = found + lines
+    if lines:
+        raise TroveStepsError("\n".join(dict.fromkeys(lines)))
+
+
+def _check_names(config) -> None:
+    for section in ("datasets", "models"):
+        names = config.get(section) if isinstance(config, dict) else None
+        for name in names if isinstance(names, dict) else ():
+            if not isinstance(name, str):
+                read = shown(name)
+                raise TroveStepsError(
+                    f"{section}.{read}: a name is text, but YAML reads this one as {read}: put it in quotes"
+                )
+
+
+def _missing_models(config: dict) -> list[str]:
+    """Say which models have nothing to encode with."""
+    datasets, models = (config.get(section) or {} for section in ("datasets", "models"))
+    if any(set(EMBEDDINGS_OPTIONS) <= set(dataset or {}) for dataset in datasets.values()):
+        return []  # the plan sees which models go with which data sets
+    return [
+        f"models.{name}.model_name_or_path: missing; it must be set"
+        for name, model in models.items()
+        if isinstance(model, dict) and "model_name_or_path" not in model
+    ]
+
+
+def check_characters(value, path: list) -> None:
+    """Refuse what neither a file name nor a tokenizer can take."""
+    if isinstance(value, dict | list):
+        for part, item in value.items() if isinstance(value, dict) else enumerate(value):
+            check_characters(item, [*path, part])
+    elif isinstance(value, str):
+        bad = next((c for c in value if c == "\0" or "\ud800" <= c <= "\udfff"), None)
+        if bad is not None:
+            raise TroveStepsError(
+                f"{dotted(path)}: {shown(value)} holds the character U+{ord(bad):04X}, which no file "
+                "name and no text can hold"
+            )
+
+
+def check_templates(config: dict) -> None:
+    """Refuse text formats that can't work, and those for data sets that the configuration does not have."""
+    for name, model in config["models"].items():
+        for role, option in OPTIONS.items():
+            where, given = f"models.{name}.{option}", model.get(option, "{text}")
+            forms = given if isinstance(given, dict) else {"": given}
+            for dataset, form in forms.items():
+                if dataset not in ("", OTHERS, *config["datasets"]):
+                    raise TroveStepsError(
+                        f"{where}: no dataset is named {shown(dataset)}"
+                        + nearest(dataset, list(config["datasets"]))
+                    )
+                place = f"{where}.{dataset}" if dataset else where
+                check_format(form, role, place)
+
+
+def check_pairs(config: dict) -> None:
+    """Refuse pairs of data sets and models that the configuration does not have."""
+    lines = []
+    for position, pair in enumerate(config.get("pairs", [])):
+        for option in ("datasets", "models"):
+            known = list(config[option])
+            for name in pair.get(option, []):
+                if name not in known:
+                    what = f"pairs[{position}].{option}: no {option[:-1]} is named {shown(name)}"
+                    lines.append(what + nearest(name, known))
+    if lines:
+        raise TroveStepsError("\n".join(lines))
+
+
+# Names of what lies beside the folders of data sets and models in the results.
+_TAKEN = {
+    "datasets": ("summary.tsv", "comparison.tsv", "report.html", "wandb", "tensorboard"),
+    "models": ("data.json", "comparison.parquet"),
+}
+
+
+def check_folders(config: dict) -> None:
+    """Refuse names and folders by which results would overwrite each other."""
+    for section, taken in _TAKEN.items():
+        for name in config[section]:
+            if name in taken:
+                raise TroveStepsError(
+                    f"{section}.{name}: the results folder has a file of that name: choose another name"
+                )
+    cache, results = (
+        os.path.realpath(config[option]) for option in ("encoding_cache_dir", "output_dir")
+    )
+    if cache == results:
+        raise TroveStepsError(
+            f"output_dir: '{config['output_dir']}' is encoding_cache_dir too: results, which are for people, "
+            "and the cache, which may be deleted, need a folder each"
+        )
+
+
+def check_encode(encode: dict) -> None:
+    """Refuse jobs that share a corpus and are on several nodes each."""
+    if encode["nodes"] > 1 and encode["jobs"] > 1:
+        raise TroveStepsError(
+            "encode: jobs are on one node each, so nodes and jobs can't both be more than 1; jobs need "
+            "not start together and so wait less"
+        )
