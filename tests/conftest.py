@@ -36,7 +36,9 @@ WORDS = [
 ]  # fmt: skip
 
 
-def make_model(folder: Path, seed: int = 0, width: int = 32, positions: int = 128) -> Path:
+def make_model(
+    folder: Path, seed: int = 0, width: int = 32, positions: int = 128, layers: int = 2
+) -> Path:
     """Write a small random BERT with a word-piece tokenizer over WORDS, as transformers saves it."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -56,7 +58,7 @@ def make_model(folder: Path, seed: int = 0, width: int = 32, positions: int = 12
     config = BertConfig(
         vocab_size=len(pieces),
         hidden_size=width,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=2 * width,
         max_position_embeddings=positions,

@@ -90,8 +90,8 @@ def browser():
 
 @pytest.fixture(scope="session")
 def slow_model(tmp_path_factory) -> Path:
-    """Wide enough that a portion of `runs.long_workflow`'s corpus takes a noticeable part of a second."""
-    return make_model(tmp_path_factory.mktemp("models") / "slow", width=128)
+    """Deep enough that `runs.long_workflow`'s corpus is not encoded before a test has killed seven runs."""
+    return make_model(tmp_path_factory.mktemp("models") / "slow", width=128, layers=12)
 
 
 @pytest.fixture

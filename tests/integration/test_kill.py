@@ -231,9 +231,9 @@ def test_twenty_kills_at_random_moments(tmp_path, slow_model):
     """Ranks, torchrun, snakemake or all at once, with any number of processes, shards being merged as well:
     the vectors, rankings and metrics are those of a run that was left alone, bit for bit."""
     chance = random.Random(20)
-    undisturbed = long_workflow(tmp_path / "undisturbed", slow_model, 1, documents=10_000)
+    undisturbed = long_workflow(tmp_path / "undisturbed", slow_model, 1, documents=5000)
     undisturbed.run()
-    workflow = long_workflow(tmp_path / "killed", slow_model, 2, documents=10_000)
+    workflow = long_workflow(tmp_path / "killed", slow_model, 2, documents=5000)
     finished, summary = 0, []
     for number in range(20):
         workflow.config["nproc_per_node"] = chance.choice([1, 2, 3])
