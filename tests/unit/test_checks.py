@@ -98,6 +98,48 @@ def test_ids_that_lost_their_leading_zeros():
         small()
 
 
+GRADED = "q1\td2\t3\nq1\td3\t2\nq1\td4\t0\nq2\td4\t1\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({"min_score": 3}, 2),  # d1 and d3 of q1; q2 is not mined, d4 is not relevant
+        ({"max_score": 3}, 1),
+        ({"filter_fn": "docid != 'd1'"}, 1),
+        ({"group_top_k": 1}, 2),
+        ({"score_transform": 1}, None),
+        ({"max_score": 4}, None),
+        ({"min_score": 3, "mined": False}, None),
+    ],
+)
+def test_mining_takes_judgments_that_a_filter_removed_for_none(options, count):
+    found = warnings_of(
+        records(("d2", "drag"), ("d3", "heat"), ("d4", "flow")), records(("q2", "hot")), GRADED,
+        **{"mined": True, **options},
+    )  # fmt: skip
+    found = found.get("filtered_relevant")
+    assert (found and found["count"]) == count
+    if found:
+        assert found["message"] == (
+            f"filters remove {count:,} judgments with a label of 1 or more: mining takes their documents "
+            "for unannotated, so that they may become negatives; mine with a data set without the filter"
+        )
+
+
+def test_what_another_collection_keeps_is_annotated():
+    twice = [
+        {**PATHS, "min_score": 3, "score_transform": 1},
+        {**PATHS, "max_score": 3, "score_transform": 0},
+    ]
+    warnings_of(
+        records(("d2", "drag"), ("d3", "heat"), ("d4", "flow")), records(("q2", "hot")), GRADED
+    )
+    data = resolved(mined=True, collections=twice)
+    found = check_data(data.checked, Path("cache/in"))["warnings"]
+    assert "filtered_relevant" not in [warning["kind"] for warning in found]
+
+
 # --- labels ------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from trove_steps.data.batches import reader_of
 from trove_steps.data.collections import Files, merge_collections
 from trove_steps.data.findings import EXAMPLES, collecting, first_ids, warning
 from trove_steps.data.id_tables import repeated_rows, rows_of
-from trove_steps.data.judgment_checks import about_judgments
+from trove_steps.data.judgment_checks import about_filtered, about_judgments
 from trove_steps.data.namespaces import Namespaces, named
 from trove_steps.data.records import describe_format, read_records
 from trove_steps.errors import TroveStepsError
@@ -143,6 +143,8 @@ def _judgments(description: dict, links: Path, corpus: Side | None, queries: Sid
     spaces = (side and side.namespaces for side in (queries, corpus))
     merged = merge_collections(collections, files, *spaces)
     told, warnings = about_judgments(merged, files, description["evaluated"], corpus, queries)
+    if description.get("mined"):
+        warnings += about_filtered(collections, files)
     told["files"] = [
         {"path": path, "sha256": digest, **_place(collections, number), **origin}
         for number, (path, digest, origin) in enumerate(

@@ -16,7 +16,7 @@ from trove_steps.evaluation.measures import DEFAULT_MEASURES, largest_cutoff, me
 from trove_steps.files import read_json, write_json
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.formats import OPTIONS, choose_format, takes_dataset
-from trove_steps.inputs import Dataset, Inputs, QrelFiles, configured_paths, named_data
+from trove_steps.inputs import Dataset, QrelFiles, configured_paths, inputs_of, named_data
 from trove_steps.keys import VERSION, cross_encoder_recipe, recipe_key, search_recipe
 from trove_steps.mining.selection import candidate_recipe, drops_twins, mining_recipe, selection_of
 from trove_steps.models.settings_resolution import imported_settings, resolve_settings
@@ -43,7 +43,7 @@ class Cells:
         self.tasks = [task for task in ("evaluation", "mining") if task in self.config]
         self.fingerprints = Fingerprints(self.cache)
         self.produced = produced
-        self.inputs = Inputs(self.fingerprints, evaluated="evaluation" in self.tasks)
+        self.inputs = inputs_of(self.config, self.fingerprints)
         if not (self.missing or self.unfetched):
             _ = self.cells
 
