@@ -531,7 +531,7 @@ def test_a_missing_model(raw):
     raw["models"]["bert"]["model_name_or_path"] = "./modle"
     assert message_of(raw) == (
         "models.bert.model_name_or_path: the folder './modle' does not exist "
-        f"(relative to {os.getcwd()})"
+        f"(relative to {os.getcwd()}); did you mean './model'?"
     )
 
 
@@ -607,3 +607,9 @@ def test_a_collection_is_read_once_per_plan(raw, monkeypatch):
         raw["models"][f"m{n}"] = {**raw["models"]["bert"], "passage_max_len": 10 + n}
     Plan(raw)  # all files are younger than two seconds, so nothing is remembered
     assert sum(path.name == "corpus.jsonl" for path in read) == 1
+
+
+def test_a_cross_encoder_that_is_not_there(raw):
+    Path("ckpt/teacher").mkdir(parents=True)
+    raw["mining"]["cross_encoder"] = "ckpt/nope"
+    assert message_of(raw).startswith("mining.cross_encoder: the folder 'ckpt/nope' does not exist")
