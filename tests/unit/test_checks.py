@@ -98,6 +98,21 @@ def test_ids_that_lost_their_leading_zeros():
         small()
 
 
+def test_the_same_file_for_both_sides():
+    """Mistyped more often than meant; who means it leaves identical ids out."""
+    write_jsonl(Path("c.jsonl"), records(("d1", "wing"), ("d2", "drag")))
+    Path("r.tsv").write_text("d1\td2\t1\nd2\td1\t1\n")
+    Path("copy.jsonl").write_bytes(Path("c.jsonl").read_bytes())
+    for name in ("c.jsonl", "copy.jsonl"):
+        (warning,) = small(query_path=name)["warnings"]
+        assert (warning["kind"], warning["count"]) == ("identical_ids", 2)
+        assert warning["message"] == (
+            f"query_path names a file of corpus_path, {name}: name that of the queries (or, if documents are "
+            "to find similar ones, set exclude_identical_ids: true, so that none finds itself)"
+        )
+    assert small(query_path="c.jsonl", exclude_identical_ids=True)["warnings"] == []
+
+
 GRADED = "q1\td2\t3\nq1\td3\t2\nq1\td4\t0\nq2\td4\t1\n"
 
 

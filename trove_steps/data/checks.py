@@ -238,11 +238,19 @@ def _about_ids(corpus: Side, queries: Side, excluded: bool) -> tuple[dict, list[
     # Small numbers on both sides, which have nothing to do with each other, are usual.
     if excluded or not shared["same_text"]:
         return shared, []
-    message = (
-        f"{shared['same_text']:,} queries have the id and the text of a document, which they will find "
-        "first: exclude_identical_ids: true leaves it out"
-    )
-    if shared["other_text"]:
-        message += f" (but {shared['other_text']:,} more share only the id with a document)"
+    digests = {file["sha256"] for file in corpus.files}
+    twice = [file["path"] for file in queries.files if file["sha256"] in digests]
+    if twice:
+        message = (
+            f"query_path names a file of corpus_path, {twice[0]}: name that of the queries (or, if "
+            "documents are to find similar ones, set exclude_identical_ids: true, so that none finds itself)"
+        )
+    else:
+        message = (
+            f"{shared['same_text']:,} queries have the id and the text of a document, which they will find "
+            "first: exclude_identical_ids: true leaves it out"
+        )
+        if shared["other_text"]:
+            message += f" (but {shared['other_text']:,} more share only the id with a document)"
     examples = first_ids(queries.ids, common[same])
     return shared, [warning("identical_ids", shared["same_text"], message, examples)]
