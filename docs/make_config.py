@@ -15,6 +15,7 @@ SECTIONS = {
     "Top level": ["properties"],
     "datasets: {name}": ["$defs", "dataset", "properties"],
     "models: {name}": ["$defs", "model", "properties"],
+    "pairs: one of the list": ["properties", "pairs", "items", "properties"],
     "evaluation": ["$defs", "evaluation", "properties"],
     "evaluation: comparison": ["$defs", "evaluation", "properties", "comparison", "properties"],
     "evaluation: wandb": ["$defs", "evaluation", "properties", "wandb", "properties"],

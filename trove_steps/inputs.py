@@ -72,6 +72,7 @@ class Dataset:
     exclude_identical_ids: bool
     strict: bool
     evaluated: bool
+    mined: bool
     provenance: dict = field(compare=False)
 
     @property
@@ -93,6 +94,8 @@ class Dataset:
             "exclude_identical_ids": self.exclude_identical_ids,
             "strict": self.strict,
             "evaluated": self.evaluated,
+            # Only filters make a difference to mining; without them the key stays what it was.
+            **({"mined": True} if self.mined and self.qrels.collections else {}),
         }
 
     @property
@@ -145,13 +148,15 @@ def _revision(collection: dict) -> str:
 class Inputs:
     """Resolves data sets; files are looked at once, however many cells use them.
 
-    evaluated: whether metrics are computed from the judgments.
+    evaluated: whether metrics are computed from the judgments; mined: whether negatives are mined that
+    must not be annotated.
     """
 
-    def __init__(self, fingerprints: Fingerprints, evaluated: bool = False):
+    def __init__(self, fingerprints: Fingerprints, evaluated: bool = False, mined: bool = False):
         self.fingerprints = fingerprints
         self.cache = fingerprints.cache_dir
         self.evaluated = evaluated
+        self.mined = mined
         self._interned: dict[tuple[str, ...], tuple] = {}
         self._origins: dict[str, dict] = {}  # of files that are not the user's own
 
@@ -181,6 +186,7 @@ class Inputs:
             exclude_identical_ids=options["exclude_identical_ids"],
             strict=options["strict"],
             evaluated=self.evaluated and bool(files["qrels"].digests),
+            mined=self.mined and bool(files["qrels"].digests),
             provenance={kind: self._provenance(listed.paths) for kind, listed in files.items()},
         )
 
@@ -314,6 +320,12 @@ class Inputs:
         return QrelFiles(
             tuple(paths), *self.intern(paths), None if plain or not paths else described
         )
+
+
+def inputs_of(config: dict, fingerprints: Fingerprints) -> Inputs:
+    """Return what resolves the data sets of a complete configuration."""
+    mined = config.get("mining", {}).get("no_annot_in_mined_hn", False)
+    return Inputs(fingerprints, evaluated="evaluation" in config, mined=mined)
 
 
 def _check_different(paths: list[str], digests: tuple[str, ...], where: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trove_steps.arguments import run_step
 from trove_steps.check_data import FILE
-from trove_steps.data.judgment_checks import NO_RELEVANT
+from trove_steps.data.judgment_checks import FILTERED_RELEVANT, NO_RELEVANT
 from trove_steps.embeddings.paths import manifest_path
 from trove_steps.encoders.lengths import Cut, read_cut
 from trove_steps.evaluation.comparison_text import format_comparisons
@@ -73,19 +73,15 @@ def cut_warnings(plan) -> list[str]:
 
 
 def shortfall_warnings(plan) -> list[str]:
-    """Return a line for every data set in which nothing is relevant, and every mining that gave nothing."""
-    told = [*_without_relevant(plan), *_without_negatives(plan)]
+    """Return a line for every data set in which nothing is relevant or filters hide from mining what is,
+    and every mining that gave nothing."""
+    told = [*_without_relevant(plan), *_checked(plan, FILTERED_RELEVANT), *_without_negatives(plan)]
     return [f"warning: {name}: {line}" for name, line in told if line]
 
 
 def _without_relevant(plan) -> Iterator[tuple[str, str | None]]:
     """Yield (data set, what the check of its files or else one of its evaluations says)."""
-    checked = {}
-    for dataset, record in plan.checks.items():
-        found = read_json(plan.results / dataset / FILE)["warnings"] if record.exists() else []
-        for warning in found:
-            if warning["kind"] == NO_RELEVANT:
-                checked[dataset] = warning["message"]
+    checked = dict(_checked(plan, NO_RELEVANT))
     yield from checked.items()
     threshold = plan.evaluation["ir_metrics_relevance_threshold"]
     scored = {cell.dataset: cell for cell in plan.cells.values() if cell.dataset not in checked}
@@ -93,6 +89,13 @@ def _without_relevant(plan) -> Iterator[tuple[str, str | None]]:
         if cell.score and plan.score_record(cell).exists():
             counts = read_json(plan.cell_directory(cell) / "metrics.json")
             yield dataset, nothing_relevant(counts, threshold)
+
+
+def _checked(plan, kind: str) -> Iterator[tuple[str, str]]:
+    """Yield (data set, message) of the warnings of one kind that checks of the files gave."""
+    for dataset, record in plan.checks.items():
+        found = read_json(plan.results / dataset / FILE)["warnings"] if record.exists() else []
+        yield from ((dataset, told["message"]) for told in found if told["kind"] == kind)
 
 
 def _without_negatives(plan) -> Iterator[tuple[str, str | None]]:

@@ -98,6 +98,63 @@ def test_ids_that_lost_their_leading_zeros():
         small()
 
 
+def test_the_same_file_for_both_sides():
+    """Mistyped more often than meant; who means it leaves identical ids out."""
+    write_jsonl(Path("c.jsonl"), records(("d1", "wing"), ("d2", "drag")))
+    Path("r.tsv").write_text("d1\td2\t1\nd2\td1\t1\n")
+    Path("copy.jsonl").write_bytes(Path("c.jsonl").read_bytes())
+    for name in ("c.jsonl", "copy.jsonl"):
+        (warning,) = small(query_path=name)["warnings"]
+        assert (warning["kind"], warning["count"]) == ("identical_ids", 2)
+        assert warning["message"] == (
+            f"query_path names a file of corpus_path, {name}: name that of the queries (or, if documents are "
+            "to find similar ones, set exclude_identical_ids: true, so that none finds itself)"
+        )
+    assert small(query_path="c.jsonl", exclude_identical_ids=True)["warnings"] == []
+
+
+GRADED = "q1\td2\t3\nq1\td3\t2\nq1\td4\t0\nq2\td4\t1\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({"min_score": 3}, 2),  # d1 and d3 of q1; q2 is not mined, d4 is not relevant
+        ({"max_score": 3}, 1),
+        ({"filter_fn": "docid != 'd1'"}, 1),
+        ({"group_top_k": 1}, 2),
+        ({"score_transform": 1}, None),
+        ({"max_score": 4}, None),
+        ({"min_score": 3, "mined": False}, None),
+    ],
+)
+def test_mining_takes_judgments_that_a_filter_removed_for_none(options, count):
+    found = warnings_of(
+        records(("d2", "drag"), ("d3", "heat"), ("d4", "flow")), records(("q2", "hot")), GRADED,
+        **{"mined": True, **options},
+    )  # fmt: skip
+    found = found.get("filtered_relevant")
+    assert (found and found["count"]) == count
+    if found:
+        assert found["message"] == (
+            f"filters remove {count:,} judgments with a label of 1 or more: mining takes their documents "
+            "for unannotated, so that they may become negatives; mine with a data set without the filter"
+        )
+
+
+def test_what_another_collection_keeps_is_annotated():
+    twice = [
+        {**PATHS, "min_score": 3, "score_transform": 1},
+        {**PATHS, "max_score": 3, "score_transform": 0},
+    ]
+    warnings_of(
+        records(("d2", "drag"), ("d3", "heat"), ("d4", "flow")), records(("q2", "hot")), GRADED
+    )
+    data = resolved(mined=True, collections=twice)
+    found = check_data(data.checked, Path("cache/in"))["warnings"]
+    assert "filtered_relevant" not in [warning["kind"] for warning in found]
+
+
 # --- labels ------------------------------------------------------------------------------------
 
 

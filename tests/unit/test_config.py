@@ -131,6 +131,7 @@ DATASET = (
 MODEL = (
     "datasets: {d: {corpus_path: c, query_path: q}}\nmodels: {minilm: {model_name_or_path: x%s}}"
 )
+PAIR = "a section such as {datasets: scifact, models: [minilm, e5]}"
 BRACES = "is not a path without braces, which snakemake reads as wildcards"
 MISTAKES = [
     # unknown keys, at each level
@@ -207,7 +208,8 @@ MISTAKES = [
     (BASE + "nproc_per_node: 0", "nproc_per_node: 0 is less than 1"),
     (BASE + "pairs:", "pairs: empty; set it to a list, or leave the key out"),
     (BASE + "pairs: []", "pairs: empty; name at least one"),
-    (BASE + "pairs: [7]", "pairs[0]: 7 is not a section"),
+    (BASE + "pairs: [7]", f"pairs[0]: 7 is not {PAIR}"),
+    (BASE + "pairs: [scifact/minilm]", f"pairs[0]: 'scifact/minilm' is not {PAIR}"),
     (BASE + "output_dir: 2020-01-01", "output_dir: 2020-01-01 is not text"),
     (BASE + "output_dir: 'r{x}'", f"output_dir: 'r{{x}}' {BRACES}"),
     (BASE + "output_dir: ''", "output_dir: empty; it must be set"),
@@ -331,7 +333,7 @@ def test_names_that_are_fine(name):
 
 def test_yaml_that_holds_itself():
     assert message_of(yaml.safe_load(BASE + "pairs: &self [*self]")) == (
-        "pairs[0]: [[...]] is not a section"
+        f"pairs[0]: [[...]] is not {PAIR}"
     )
     assert "unknown key" in message_of(yaml.safe_load(BASE + "self: &self {self: *self}"))
 

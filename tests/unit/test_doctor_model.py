@@ -79,6 +79,29 @@ def test_mistakes(tiny_model, capsys, options, said):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("q: {text}", "q: {text}"),
+        ("query #1: {text} ", "query #1: {text} "),
+        ("{text}", "{text}"),
+        ("{{}} {text}", "{{}} {text}"),
+        ('"q: {text}"', "q: {text}"),
+        ("{'*': 'ask: {text}'}", "ask: {text}"),
+    ],
+)
+def test_a_text_format_needs_no_quotes_of_yaml(tiny_model, capsys, given, value):
+    options = ["--set", "pooling=mean", "--set", f"query_format={given}", "--json"]
+    assert main(["doctor", "model", str(tiny_model), *options]) == 0
+    settings = json.loads(capsys.readouterr().out)["settings"]
+    assert settings["query_format"] == {"value": value, "source": "config"}
+
+
+def test_a_commit_that_looks_like_a_number_is_text(tiny_model, capsys):
+    options = ["--set", "pooling=mean", "--set", "model_revision=1234567"]
+    assert main(["doctor", "model", str(tiny_model), *options]) == 0
+
+
 def test_text_format_by_data_set(tiny_model, tmp_path, capsys):
     config = tmp_path / "c.yaml"
     config.write_text(

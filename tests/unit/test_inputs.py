@@ -41,13 +41,13 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def resolved(evaluated: bool = False, **options):
+def resolved(evaluated: bool = False, mined: bool = False, **options):
     """Resolve a data set; what it takes from elsewhere is fetched first, as snakemake does."""
     given = load_config({"datasets": {"d": options}, "models": MODELS})["datasets"]["d"]
     for data in named_data("d", given):
         if not data.is_here(Path("cache")):
             write_json(Path("cache/fetched", f"{data.name}.json"), fetch_data(data, Path("cache")))
-    return Inputs(Fingerprints(Path("cache")), evaluated).dataset("d", given)
+    return Inputs(Fingerprints(Path("cache")), evaluated, mined).dataset("d", given)
 
 
 def message_of(**options) -> str:

@@ -179,7 +179,7 @@ def oracle(found, labels, search_topk, selection, texts):
 
 
 limits = st.one_of(st.none(), st.sampled_from([-2.0, 0.0, 1.0, 3.0]))
-margins = st.one_of(st.none(), st.sampled_from([0.0, 0.05, 0.5, 2.0]))
+margins = st.one_of(st.none(), st.sampled_from([0.0, 0.05, 0.5, 1.0]))
 
 
 class TestSelection:
@@ -422,6 +422,10 @@ class TestSelection:
             ),
             ({"num_negatives": 7}, "looks at only 5 candidates"),
             ({"relative_margin": -0.1}, "relative_margin must not be negative"),
+            (
+                {"relative_margin": 5},
+                "relative_margin: 5 is no share of the .* score, from 0 to 1: 0.05 means 5 %",
+            ),
             ({"sampling": "best"}, "top or random"),
         ],
     )

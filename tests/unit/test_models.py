@@ -151,6 +151,25 @@ def test_names_that_are_wrong(hub, name, message):
         locate_model(name, "main", "models.m")
 
 
+@pytest.mark.parametrize("name", ["ckpt/step-999", "./ckpt/step-999"])
+def test_a_checkpoint_that_is_not_there(hub, name):
+    """A name in a folder that exists is taken for one on the Hub only if the Hub's cache has it."""
+    for step in ("step-300", "other"):
+        Path("ckpt", step).mkdir(parents=True)
+    with pytest.raises(TroveStepsError) as raised:
+        locate_model(name, "main", "models.m")
+    assert not isinstance(raised.value, NotFetched)
+    said, meant = str(raised.value), name.replace("999", "300")
+    assert said.startswith(f"models.m.model_name_or_path: the folder '{name}' does not exist")
+    assert f"; did you mean '{meant}'?" in said
+
+
+def test_a_fetched_model_whose_first_name_is_a_folder(hub):
+    snapshot = write_hub(hub)
+    Path("org/other").mkdir(parents=True)
+    assert locate_model("org/minilm", "main", "models.m").resolve() == snapshot.resolve()
+
+
 PROGRAM = """
 import sys
 from trove_steps.errors import TroveStepsError

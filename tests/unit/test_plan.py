@@ -531,7 +531,7 @@ def test_a_missing_model(raw):
     raw["models"]["bert"]["model_name_or_path"] = "./modle"
     assert message_of(raw) == (
         "models.bert.model_name_or_path: the folder './modle' does not exist "
-        f"(relative to {os.getcwd()})"
+        f"(relative to {os.getcwd()}); did you mean './model'?"
     )
 
 
@@ -607,3 +607,28 @@ def test_a_collection_is_read_once_per_plan(raw, monkeypatch):
         raw["models"][f"m{n}"] = {**raw["models"]["bert"], "passage_max_len": 10 + n}
     Plan(raw)  # all files are younger than two seconds, so nothing is remembered
     assert sum(path.name == "corpus.jsonl" for path in read) == 1
+
+
+def test_a_cross_encoder_that_is_not_there(raw):
+    Path("ckpt/teacher").mkdir(parents=True)
+    raw["mining"]["cross_encoder"] = "ckpt/nope"
+    assert message_of(raw).startswith("mining.cross_encoder: the folder 'ckpt/nope' does not exist")
+
+
+@pytest.mark.parametrize("model", ["demo/model", "org/on-the-hub"])
+def test_what_is_still_to_come_hides_no_mistake_elsewhere(raw, monkeypatch, model):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    produced = {"demo/model", "demo/corpus.jsonl"}
+    raw["models"]["later"] = {"model_name_or_path": model}
+    assert Plan(raw, produced=produced)
+    raw["datasets"]["demo"] = {**raw["datasets"]["tiny"], "corpus_path": "demo/corpus.jsonl"}
+    assert Plan(raw, produced=produced).missing
+    raw["datasets"]["tiny"]["corpus_path"] = "data/corpse.jsonl"
+    raw["models"]["bert"]["model_name_or_path"] = "./modle"
+    with pytest.raises(TroveStepsError) as raised:
+        Plan(raw, produced=produced)
+    first, second = str(raised.value).splitlines()
+    assert first.startswith(
+        "datasets.tiny.corpus_path: the file 'data/corpse.jsonl' does not exist"
+    )
+    assert second.startswith("models.bert.model_name_or_path: the folder './modle' does not exist")

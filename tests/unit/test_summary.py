@@ -200,6 +200,9 @@ def test_the_end_of_a_run_says_what_came_out_empty(raw):  # noqa: F811
     write_json(plan.results / "tiny" / "data.json", {"warnings": warned})
     write_json(plan.checks["tiny"], {})
     assert shortfall_warnings(plan) == ["warning: tiny: none is", mined]
+    warned = [{"kind": "filtered_relevant", "message": "filters hide"}]
+    write_json(plan.results / "tiny" / "data.json", {"warnings": warned})
+    assert "warning: tiny: filters hide" in shortfall_warnings(plan)
 
 
 def test_the_end_of_a_run_says_where_to_look(raw):  # noqa: F811

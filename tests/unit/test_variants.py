@@ -63,6 +63,59 @@ def test_a_model_of_which_only_vectors_are_there(raw):  # noqa: F811
         Plan(raw)
 
 
+SIDES = ("corpus_embeddings", "query_embeddings")
+
+
+def with_vectors(raw, option, models):  # noqa: F811
+    Path("v.npy").write_bytes(b"v")
+    raw["datasets"]["tiny"][option] = "v.npy"
+    raw["models"] = models
+    return raw
+
+
+@pytest.mark.parametrize("option", SIDES)
+@pytest.mark.parametrize(
+    ("other", "changed"),
+    [
+        ("bert", {"pooling": "first_token"}),
+        ("api", {"model_name_or_path": "other"}),
+    ],
+)
+def test_vectors_are_those_of_one_model(raw, option, other, changed):  # noqa: F811
+    bert = raw["models"]["bert"]
+    with_vectors(raw, option, {"mine": bert, other: {**bert, **changed}})
+    with pytest.raises(TroveStepsError) as raised:
+        Plan(raw)
+    assert str(raised.value) == (
+        f"datasets.tiny.{option}: the same vectors would count as those of mine and of {other}: write "
+        "{model} in the path, or leave them to one model by pairs"
+    )
+    raw["pairs"] = [{"datasets": "tiny", "models": "mine"}]
+    assert len(Plan(raw).cells) == 1
+
+
+def test_vectors_of_an_unnamed_model_are_not_those_of_a_named_one(raw):  # noqa: F811
+    models = {"ext": {}, "bert": raw["models"]["bert"]}
+    with_vectors(raw, "corpus_embeddings", models)
+    raw["datasets"]["tiny"]["query_embeddings"] = "v.npy"
+    with pytest.raises(TroveStepsError) as raised:
+        Plan(raw)
+    assert len(str(raised.value).splitlines()) == 2
+    assert "those of ext and of bert" in str(raised.value)
+
+
+@pytest.mark.parametrize("option", SIDES)
+def test_what_one_model_means_may_share_vectors(raw, option):  # noqa: F811
+    bert = raw["models"]["bert"]
+    other_side = "query_max_len" if option == "corpus_embeddings" else "passage_max_len"
+    models = {
+        "bert": {**bert, "truncate_dim": [8, 4]},
+        "cosine": {**bert, "similarity": "cosine"},
+        "other": {**bert, other_side: 16},
+    }
+    assert len(Plan(with_vectors(raw, option, models)).cells) == 5
+
+
 @pytest.mark.parametrize(
     ("chosen", "cells"), [("bert", 3), ("bert@8", 1), (["bert@4", "bert@8"], 2)]
 )

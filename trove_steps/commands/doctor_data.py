@@ -45,15 +45,14 @@ def resolved(options: argparse.Namespace) -> tuple:
     from trove_steps.config.loading import load_config
     from trove_steps.errors import TroveStepsError
     from trove_steps.fingerprint import Fingerprints
-    from trove_steps.inputs import Inputs
+    from trove_steps.inputs import inputs_of
     from trove_steps.wording import nearest
 
     config = load_config(configuration(options))
     name, known = options.dataset, config["datasets"]
     if name not in known:
         raise TroveStepsError(f"no data set is named '{name}'{nearest(name, list(known))}")
-    evaluated = "evaluation" in config
-    inputs = Inputs(Fingerprints(Path(config["encoding_cache_dir"])), evaluated)
+    inputs = inputs_of(config, Fingerprints(Path(config["encoding_cache_dir"])))
     return config, inputs.dataset(name, known[name]), inputs.cache / "in"
 
 

@@ -1,6 +1,7 @@
 """`trove-steps doctor model`: load a model and show how it encodes."""
 
 import argparse
+import contextlib
 import json
 import re
 import time
@@ -103,12 +104,35 @@ def _given(options: argparse.Namespace, name: str) -> dict:
         if not equals:
             raise TroveStepsError(f"--set {entry}: write OPTION=VALUE, such as pooling=mean")
         try:
-            raw[option] = yaml.safe_load(value)
+            raw[option] = _read(option, value)
         except yaml.YAMLError as error:
             raise TroveStepsError(f"--set {entry}: the value is not valid YAML: {error}") from None
     needed = {"corpus_path": "-", "query_path": "-"}
     checked = {"datasets": dict.fromkeys(datasets, needed), "models": {name: raw}}
     return load_config(checked)["models"][name]
+
+
+def _read(option: str, value: str):
+    """Return the value of an option: as YAML, or as it is where the option takes text.
+
+    Text may be in quotes, and a text format may be a section, {dataset: format, …}. Raises
+    yaml.YAMLError.
+    """
+    import yaml
+
+    from trove_steps.config.schema import load_schema
+
+    schema = load_schema()["$defs"]["model"]["properties"].get(option, {})
+    is_format = schema.get("$ref") == "#/$defs/format"
+    if not (is_format or schema.get("type") == "string"):
+        return yaml.safe_load(value)
+    if value.startswith(("'", '"', "{")):
+        with contextlib.suppress(yaml.YAMLError):
+            found = yaml.safe_load(value)
+            section = found.values() if isinstance(found, dict) and is_format else [found]
+            if all(isinstance(text, str) for text in section):
+                return found
+    return value
 
 
 def _name_in_messages(model: str) -> str:

@@ -4,6 +4,7 @@ import os
 
 from trove_steps.config.dataset_options import EMBEDDINGS_OPTIONS, check_datasets
 from trove_steps.config.mistakes import explain, schema_errors
+from trove_steps.config.schema import VARIANTS
 from trove_steps.errors import TroveStepsError
 from trove_steps.formats import OPTIONS, OTHERS, check_format
 from trove_steps.wording import dotted, nearest, shown
@@ -88,6 +89,45 @@ def check_pairs(config: dict) -> None:
                     lines.append(what + nearest(name, known))
     if lines:
         raise TroveStepsError("\n".join(lines))
+
+
+def check_vectors(config: dict, pairs: list[tuple[str, str]]) -> None:
+    """Refuse vectors from elsewhere that would count as those of several models.
+
+    pairs: (data set, model) of all cells.
+    """
+    lines = []
+    for name, dataset in config["datasets"].items():
+        for option in EMBEDDINGS_OPTIONS:
+            paths = dataset.get(option, [])
+            if not paths or any("{model}" in path for path in paths):
+                continue
+            encoders = {}
+            for model in (model for paired, model in pairs if paired == name):
+                told = model.partition("@")[0]
+                encoder = _encoder_of(config["models"][model], option) or {"vectors of": told}
+                if encoder not in encoders.values():
+                    encoders[told] = encoder
+            if len(encoders) > 1:
+                lines.append(
+                    f"datasets.{name}.{option}: the same vectors would count as those of "
+                    f"{' and of '.join(encoders)}: write {{model}} in the path, or leave them to one model "
+                    "by pairs"
+                )
+    if lines:
+        raise TroveStepsError("\n".join(lines))
+
+
+def _encoder_of(model: dict, option: str) -> dict:
+    """Return what of a model determines the vectors of one side; {} if only vectors of it are there."""
+    if "model_name_or_path" not in model:
+        return {}
+    other = "query_" if option == "corpus_embeddings" else "passage_"
+    return {
+        name: value
+        for name, value in model.items()
+        if name not in (*VARIANTS, "similarity") and not name.startswith(other)
+    }
 
 
 # Names of what lies beside the folders of data sets and models in the results.

@@ -1,6 +1,9 @@
 """What the schema finds wrong with a configuration, one line per mistake."""
 
+import math
+
 import jsonschema
+import yaml
 
 from trove_steps.config.schema import load_schema
 from trove_steps.wording import dotted, nearest, shown
@@ -98,4 +101,11 @@ def _describe(schema: dict) -> str:
 
 def _types(schema: dict) -> str:
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    return " or ".join(_TYPES[name] for name in types)
+    known = " or ".join(_TYPES[name] for name in types)
+    return known + "".join(
+        f" such as {_in_yaml(example)}" for example in schema.get("examples", [])
+    )
+
+
+def _in_yaml(value) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).strip()

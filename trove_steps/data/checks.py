@@ -11,7 +11,7 @@ from trove_steps.data.batches import reader_of
 from trove_steps.data.collections import Files, merge_collections
 from trove_steps.data.findings import EXAMPLES, collecting, first_ids, warning
 from trove_steps.data.id_tables import repeated_rows, rows_of
-from trove_steps.data.judgment_checks import about_judgments
+from trove_steps.data.judgment_checks import about_filtered, about_judgments
 from trove_steps.data.namespaces import Namespaces, named
 from trove_steps.data.records import describe_format, read_records
 from trove_steps.errors import TroveStepsError
@@ -143,6 +143,8 @@ def _judgments(description: dict, links: Path, corpus: Side | None, queries: Sid
     spaces = (side and side.namespaces for side in (queries, corpus))
     merged = merge_collections(collections, files, *spaces)
     told, warnings = about_judgments(merged, files, description["evaluated"], corpus, queries)
+    if description.get("mined"):
+        warnings += about_filtered(collections, files)
     told["files"] = [
         {"path": path, "sha256": digest, **_place(collections, number), **origin}
         for number, (path, digest, origin) in enumerate(
@@ -236,11 +238,19 @@ def _about_ids(corpus: Side, queries: Side, excluded: bool) -> tuple[dict, list[
     # Small numbers on both sides, which have nothing to do with each other, are usual.
     if excluded or not shared["same_text"]:
         return shared, []
-    message = (
-        f"{shared['same_text']:,} queries have the id and the text of a document, which they will find "
-        "first: exclude_identical_ids: true leaves it out"
-    )
-    if shared["other_text"]:
-        message += f" (but {shared['other_text']:,} more share only the id with a document)"
+    digests = {file["sha256"] for file in corpus.files}
+    twice = [file["path"] for file in queries.files if file["sha256"] in digests]
+    if twice:
+        message = (
+            f"query_path names a file of corpus_path, {twice[0]}: name that of the queries (or, if "
+            "documents are to find similar ones, set exclude_identical_ids: true, so that none finds itself)"
+        )
+    else:
+        message = (
+            f"{shared['same_text']:,} queries have the id and the text of a document, which they will find "
+            "first: exclude_identical_ids: true leaves it out"
+        )
+        if shared["other_text"]:
+            message += f" (but {shared['other_text']:,} more share only the id with a document)"
     examples = first_ids(queries.ids, common[same])
     return shared, [warning("identical_ids", shared["same_text"], message, examples)]

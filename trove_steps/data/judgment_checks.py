@@ -1,7 +1,8 @@
 """What may be wrong with the judgments of a data set: whom they name, and whether labels can be gains."""
 
 from trove_steps.data.arrays import from_numpy, to_numpy
-from trove_steps.data.collections import Files, Merged
+from trove_steps.data.collections import Files, Merged, merge_collections
+from trove_steps.data.filters import OPTIONS
 from trove_steps.data.findings import EXAMPLES, collecting, first_ids, warning
 from trove_steps.data.id_tables import rows_of
 from trove_steps.data.ids import shortened
@@ -11,6 +12,7 @@ from trove_steps.evaluation.measures import LARGEST_LABEL, unfit_labels
 
 LABELS_SHOWN = 20
 NO_RELEVANT = "no_relevant_documents"
+FILTERED_RELEVANT = "filtered_relevant"
 MANY_LABELS = 100  # different ones: grades are few
 
 
@@ -78,6 +80,38 @@ def about_judgments(merged: Merged, files: Files, evaluated: bool, corpus, queri
         "more_labels": max(0, len(counted) - LABELS_SHOWN),
     }
     return told, warnings
+
+
+def about_filtered(collections: list[dict], files: Files) -> list[dict]:
+    """Warn of relevant documents that mining can't know of, since a filter removed their judgments.
+
+    Only queries count that other judgments are left of: without any, a query is not mined.
+    """
+    import pyarrow.compute as pc
+
+    unfiltered = [
+        {**collection, "subset": [], "options": _unfiltered(collection["options"])}
+        for collection in collections
+    ]
+    kept, given = (
+        merge_collections(some, files, keep_apart=True).table for some in (collections, unfiltered)
+    )
+    mined = pc.is_in(given["query_id"], value_set=pc.unique(kept["query_id"]))
+    relevant = given.filter(pc.and_(mined, pc.greater_equal(given["score"], 1)))
+    pair = ["query_id", "doc_id"]
+    removed = relevant.select(pair).join(kept.select(pair), pair, join_type="left anti")
+    count = removed.group_by(pair).aggregate([]).num_rows
+    if not count:
+        return []
+    message = (
+        f"filters remove {count:,} judgments with a label of 1 or more: mining takes their documents "
+        "for unannotated, so that they may become negatives; mine with a data set without the filter"
+    )
+    return [warning(FILTERED_RELEVANT, count, message)]
+
+
+def _unfiltered(options: dict) -> dict:
+    return {name: value for name, value in options.items() if name not in OPTIONS}
 
 
 def _absent(table, files: Files, column: str, what: str, side) -> list[dict]:

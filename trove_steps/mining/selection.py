@@ -81,6 +81,11 @@ class Selection:
         for name in ("absolute_margin", "relative_margin"):
             if (getattr(self, name) or 0) < 0:
                 raise TroveStepsError(f"mining.{name} must not be negative")
+        if (self.relative_margin or 0) > 1:
+            raise TroveStepsError(
+                f"mining.relative_margin: {self.relative_margin:g} is no share of the weakest positive's "
+                "score, from 0 to 1: 0.05 means 5 %"
+            )
         if self.sampling not in ("top", "random"):
             raise TroveStepsError(f"mining.sampling must be top or random, not {self.sampling!r}")
         room = self.candidates(search_topk) - self.range_min

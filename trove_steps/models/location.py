@@ -2,11 +2,13 @@
 
 import contextlib
 import fnmatch
+import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from trove_steps.errors import TroveStepsError
+from trove_steps.wording import nearest
 
 NOT_NEEDED = ["*.onnx", "onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.gguf", "coreml/*"]
 
@@ -33,7 +35,8 @@ def locate_model(
 ) -> Path:
     """Return the folder of a model: a path, or a snapshot in the Hub's cache.
 
-    A path that exists wins over a Hub name. Raises NotFetched for a model that is not in the Hub's
+    A path that exists wins over a Hub name; a name in a folder that exists is one on the Hub only if the
+    Hub's cache has it. Raises NotFetched for a model that is not in the Hub's
     cache, TroveStepsError for other mistakes and for such a model under HF_HUB_OFFLINE=1; within
     `fetching()`, fetches what is not there yet.
     `where` and `option` are the key of the configuration that messages name.
@@ -45,11 +48,15 @@ def locate_model(
             f"{where}.{option}: '{name_or_path}' is a file; name the folder that holds it"
         )
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
-        origin = "" if os.path.isabs(name_or_path) else f" (relative to {os.getcwd()})"
-        raise TroveStepsError(
-            f"{where}.{option}: the folder '{name_or_path}' does not exist{origin}"
-        )
+        raise TroveStepsError(f"{where}.{option}: {_no_folder(name_or_path)}")
     return _snapshot(name_or_path, revision, f"{where}.{option}")
+
+
+def _no_folder(path: str) -> str:
+    origin = "" if os.path.isabs(path) else f" (relative to {os.getcwd()})"
+    parent = glob.escape(os.path.dirname(path))
+    beside = [found.rstrip("/") for found in glob.glob(f"{parent}/*/")] if parent else []
+    return f"the folder '{path}' does not exist{origin}{nearest(path, beside)}"
 
 
 def _snapshot(name: str, revision: str, where: str) -> Path:
@@ -63,6 +70,10 @@ def _snapshot(name: str, revision: str, where: str) -> Path:
             return cached
         state = "is in the Hub's cache only in part"  # and the Hub may give the rest
     except LocalEntryNotFoundError:
+        if os.path.isdir(os.path.dirname(name)):
+            raise TroveStepsError(
+                f"{where}: {_no_folder(name)} (if it is a name on the Hub: hf download {name})"
+            ) from None
         state = "is not in the Hub's cache"
     except HFValidationError:
         raise TroveStepsError(

@@ -6,16 +6,18 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from trove_steps.config.checks import check_vectors
 from trove_steps.config.loading import load_config, section_defaults
 from trove_steps.data import most_annotated, read_qrels
 from trove_steps.data.collections import Files, merge_collections
+from trove_steps.data.findings import collecting
 from trove_steps.data.remote import LOST, RemoteData
 from trove_steps.errors import TroveStepsError
 from trove_steps.evaluation.measures import DEFAULT_MEASURES, largest_cutoff, metric_names
 from trove_steps.files import read_json, write_json
 from trove_steps.fingerprint import Fingerprints
 from trove_steps.formats import OPTIONS, choose_format, takes_dataset
-from trove_steps.inputs import Dataset, Inputs, QrelFiles, configured_paths, named_data
+from trove_steps.inputs import Dataset, QrelFiles, configured_paths, inputs_of, named_data
 from trove_steps.keys import VERSION, cross_encoder_recipe, recipe_key, search_recipe
 from trove_steps.mining.selection import candidate_recipe, drops_twins, mining_recipe, selection_of
 from trove_steps.models.settings_resolution import imported_settings, resolve_settings
@@ -36,13 +38,16 @@ class Cells:
 
     def __init__(self, raw: dict, produced: set[str] = frozenset()):
         self.config = load_config(raw)
+        check_vectors(self.config, self.pairs)
         self.cache = Path(self.config["encoding_cache_dir"])
         self.results = Path(self.config["output_dir"])
         self.tasks = [task for task in ("evaluation", "mining") if task in self.config]
         self.fingerprints = Fingerprints(self.cache)
         self.produced = produced
-        self.inputs = Inputs(self.fingerprints, evaluated="evaluation" in self.tasks)
-        if not (self.missing or self.unfetched):
+        self.inputs = inputs_of(self.config, self.fingerprints)
+        if self.missing or self.unfetched:
+            self._check_present()
+        else:
             _ = self.cells
 
     @property
@@ -134,10 +139,8 @@ class Cells:
         """The data sets that are used, resolved to files."""
         found, lines = {}, []
         for name in dict.fromkeys(dataset for dataset, _ in self.pairs):
-            try:
+            with collecting(lines):
                 found[name] = self.inputs.dataset(name, self.config["datasets"][name])
-            except TroveStepsError as error:
-                lines.append(str(error))
         if lines:
             raise TroveStepsError("\n".join(lines))
         return found
@@ -173,6 +176,24 @@ class Cells:
         return needs
 
     # --- how it is found out ----------------------------------------------------------------------
+
+    def _check_present(self) -> None:
+        """Raise TroveStepsError for mistakes in what is not still to come, made by a rule or fetched."""
+        missing, unfetched, lines = set(self.missing), set(self.unfetched), []
+        for name in dict.fromkeys(dataset for dataset, _ in self.pairs):
+            options = self.config["datasets"][name]
+            later = {data.name for data in named_data(name, options)} & unfetched
+            if not (later or missing.intersection(configured_paths(options))):
+                with collecting(lines):
+                    self.inputs.dataset(name, options)
+        for name, source in self.sources.items():
+            if isinstance(source, Source) and not {name, source.name_or_path} & (
+                missing | unfetched
+            ):
+                with collecting(lines):
+                    source.files()
+        if lines:
+            raise TroveStepsError("\n".join(lines))
 
     def _input_paths(self):
         for name in dict.fromkeys(dataset for dataset, _ in self.pairs):
