@@ -25,7 +25,7 @@ from trove_steps.mining.mined import Mined
 from trove_steps.mining.mined_folder import clear, write_findings
 from trove_steps.mining.mined_qrels import write_by_file, write_negatives
 from trove_steps.mining.rules import mine
-from trove_steps.mining.selection import Selection, changed_options, selection_of
+from trove_steps.mining.selection import Selection, mining_recipe, selection_of
 from trove_steps.mining.training_files import FORMATS, write_training_files
 from trove_steps.progress import report
 from trove_steps.reporting.shortfalls import nothing_mined
@@ -62,10 +62,7 @@ def run(arguments, comm: Comm) -> None:
         cell=arguments.name,
         search=read_json(arguments.search)["recipe"],
         qrels=arguments.qrel_sha256,
-        search_topk=arguments.search_topk,
-        no_annot_in_mined_hn=not arguments.keep_annotated,
-        output_qrel_format=arguments.output_qrel_format,
-        options=changed_options(selection),
+        options=recorded_options(arguments),
     )
     if missing := nothing_mined(mined.counts | counts):
         report(f"warning: {arguments.name}: {missing}")
@@ -76,6 +73,17 @@ def run(arguments, comm: Comm) -> None:
         + (f", {short:,} of them with fewer than {wanted}" if short else "")
         + f" · {time.perf_counter() - started:.1f} s"
     )
+
+
+def recorded_options(arguments) -> dict:
+    """Return the options of the step as the planner's recipe has them (`Cell.mining`)."""
+    options = {
+        "no_annot_in_mined_hn": not arguments.keep_annotated,
+        "exclude_text_twins": not arguments.keep_text_twins,
+        "merge_mined_qrels": not arguments.split_by_file,
+    }
+    cross_encoder = arguments.pair_scores and arguments.pair_scores.parent.name
+    return mining_recipe(vars(arguments) | options, cross_encoder)
 
 
 def _write_qrels(folder: Path, mined: Mined, inputs: MiningInputs, arguments) -> list[Path]:
@@ -102,6 +110,13 @@ def _teacher(arguments):
 
 
 def main() -> None:
+    arguments = step_arguments().parse_args()
+    with communicator() as comm:
+        run(arguments, comm)
+
+
+def step_arguments() -> argparse.ArgumentParser:
+    """Return the parser of the step's command line."""
     parser = step_parser("mine", __doc__)
     add_candidate_arguments(parser)
     _add_selection(parser)
@@ -130,9 +145,7 @@ def main() -> None:
         metavar="FOLDER/.mine/NAME.json",
         help="written last; the results go to FOLDER/mined",
     )
-    arguments = parser.parse_args()
-    with communicator() as comm:
-        run(arguments, comm)
+    return parser
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:

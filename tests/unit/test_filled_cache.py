@@ -18,9 +18,11 @@ from trove_steps.embeddings.store import Store
 from trove_steps.embeddings.vectors import Vectors
 from trove_steps.files import read_json, write_json
 from trove_steps.fingerprint import hash_file
+from trove_steps.mine import recorded_options, step_arguments
 from trove_steps.mining.pair_scores import write_pair_scores
 from trove_steps.plan import Plan
 from trove_steps.plan.estimate import _texts
+from trove_steps.results import write_record
 
 WIDTH = 8
 
@@ -147,6 +149,51 @@ def test_why_of_files(filled, capsys):
     assert "mine" not in stages(capsys, "results/summary.tsv")
     message = run(capsys, "why", "tiny/brt", "--configfile", "my.yaml", expect=1)
     assert "did you mean 'tiny/bert'?" in message
+
+
+def mined(config: dict) -> Path:
+    """Leave the record that the mine step would."""
+    plan = Plan(config)
+    (cell,) = plan.cells.values()
+    record = plan.mine_record(cell)
+    flags = [*plan.mine_flags(), *plan.pair_score_flags(cell)]
+    arguments = step_arguments().parse_args(["--search=x", f"--record={record}", *map(str, flags)])
+    write_record(record, [], search=cell.search_recipe, qrels=list(cell.data.qrels.digests),
+                 options=recorded_options(arguments))  # fmt: skip
+    return record
+
+
+MINING = {
+    "num_negatives": 7,
+    "search_topk": 30,
+    "relative_margin": 0.05,
+    "max_score": 1,
+    "training_formats": ["triplet", "n-tuple"],
+    "exclude_text_twins": False,
+    "merge_mined_qrels": False,
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"cross_encoder": "model"}])
+def test_a_record_of_mining_has_the_options_of_its_recipe(filled, options):
+    filled["mining"] = MINING | options
+    record = read_json(mined(filled))
+    assert record["options"] == Plan(filled).cells["tiny", "bert"].mining
+
+
+@pytest.mark.parametrize(
+    "change", [("num_negatives", 7, 5), ("relative_margin", 0.05, None), ("seed", None, 3)]
+)
+def test_why_names_the_one_option_of_mining_that_changed(filled, capsys, change):
+    name, old, new = change
+    filled["mining"] = MINING
+    record = mined(filled)
+    filled["mining"] = {**MINING, name: new}
+    save(filled)
+    mine = stages(capsys, "tiny/bert")["mine"]
+    assert mine["nearest"] == str(record)
+    shown = ["not set" if value is None else str(value) for value in (old, new)]
+    assert mine["differences"] == [{"field": name, "old": shown[0], "new": shown[1]}]
 
 
 # --- plan ----------------------------------------------------------------------------------------
