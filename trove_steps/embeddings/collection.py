@@ -130,7 +130,7 @@ def read_rows(manifest: Path) -> tuple[dict, pa.Table, list[str]]:
 
 
 def check_vectors(manifest: Path) -> None:
-    """Raise TroveStepsError where a collection has no vectors: not yet, or no more; it says what brings them."""
+    """Raise TroveStepsError, which says what brings them, where a collection has no vectors."""
     mark = dropped_mark(manifest)
     if not manifest.exists():
         raise TroveStepsError(f"{manifest} is missing: {way_to(manifest)}")
