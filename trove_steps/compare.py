@@ -16,6 +16,7 @@ from trove_steps.evaluation.measures import main_metrics
 from trove_steps.files import read_json, written_atomically
 from trove_steps.progress import report
 from trove_steps.results import drop_records, write_record
+from trove_steps.wording import counted
 
 TABLE = "comparison.tsv"
 COMPARED = ("ndcg_cut", "recall", "mrr_cut")
@@ -48,7 +49,12 @@ def run(arguments) -> None:
         writer.writeheader()
         writer.writerows(map(asdict, comparisons))
     write_record(arguments.record, files, settings=arguments.settings)
-    report(f"compare: {len(comparisons)} pairs of models on {len(tables)} data sets")
+    pairs = {(row.dataset, row.model_a, row.model_b) for row in comparisons}
+    metrics = {row.metric for row in comparisons}
+    report(
+        f"compare: {counted(len(pairs), 'pair')} of models on {counted(len(tables), 'data set')} by "
+        f"{counted(len(metrics), 'metric')}"
+    )
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from trove_steps.ranking import write_trec
 from trove_steps.reporting.shortfalls import nothing_relevant
 from trove_steps.results import drop_records, write_record
 from trove_steps.search import read_ranking
+from trove_steps.wording import counted
 
 
 def run(arguments, comm: Comm) -> None:
@@ -67,7 +68,8 @@ def run(arguments, comm: Comm) -> None:
     shown = main_metrics(evaluation.metrics, ("ndcg_cut", "recall"))
     figures = ", ".join(f"{name} {evaluation.metrics[name]:.5f}" for name in shown)
     report(
-        f"score {arguments.name}: {figures} over {evaluation.counts['num_judged']:,} queries · "
+        f"score {arguments.name}: {figures} over "
+        f"{counted(evaluation.counts['num_judged'], 'query', 'queries')} · "
         f"{time.perf_counter() - started:.1f} s"
     )
 
