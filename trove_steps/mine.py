@@ -30,6 +30,7 @@ from trove_steps.mining.training_files import FORMATS, write_training_files
 from trove_steps.progress import report
 from trove_steps.reporting.shortfalls import nothing_mined
 from trove_steps.results import drop_records, write_record
+from trove_steps.wording import counted
 
 
 def run(arguments, comm: Comm) -> None:
@@ -66,12 +67,20 @@ def run(arguments, comm: Comm) -> None:
     )
     if missing := nothing_mined(mined.counts | counts):
         report(f"warning: {arguments.name}: {missing}")
-    wanted, short = selection.wanted(arguments.search_topk), mined.counts["num_short_queries"]
     report(
-        f"mine {arguments.name}: {mined.counts['num_kept']:,} negatives for "
-        f"{mined.counts['num_mined_queries']:,} queries"
+        f"mine {arguments.name}: {yielded(mined, selection.wanted(arguments.search_topk))} · "
+        f"{time.perf_counter() - started:.1f} s"
+    )
+
+
+def yielded(mined: Mined, wanted: int) -> str:
+    """Say how many negatives there are, for how many queries, and how many of these got too few or none."""
+    short, without = mined.counts["num_short_queries"], int((mined.negatives.lengths == 0).sum())
+    return (
+        f"{counted(mined.counts['num_kept'], 'negative')} for "
+        f"{counted(mined.counts['num_mined_queries'], 'query', 'queries')}"
         + (f", {short:,} of them with fewer than {wanted}" if short else "")
-        + f" · {time.perf_counter() - started:.1f} s"
+        + (f" ({without:,} with none)" if without else "")
     )
 
 
