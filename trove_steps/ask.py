@@ -42,7 +42,7 @@ class Asker:
     """A model in memory and a corpus that it can be asked about."""
 
     def __init__(self, plan, cell):
-        from trove_steps.embeddings.paths import dropped_mark
+        from trove_steps.embeddings.collection import check_vectors
         from trove_steps.embeddings.vectors import Vectors
         from trove_steps.encoder import Encoder
         from trove_steps.formats import formatter
@@ -54,17 +54,7 @@ class Asker:
                 "that a new one can't be"
             )
         manifest = plan.encoding_manifest(cell.corpus)
-        if not manifest.exists():
-            raise TroveStepsError(
-                f"{cell.dataset}/{cell.model}: its corpus has no vectors yet; run the workflow first "
-                "(snakemake encode)"
-            )
-        if (mark := dropped_mark(manifest)).exists():
-            raise TroveStepsError(
-                f"{cell.dataset}/{cell.model}: the vectors of its corpus were removed after the search "
-                f"(keep_embeddings: false); to have them again, delete {manifest} and {mark}, set "
-                "keep_embeddings: true and run snakemake encode"
-            )
+        check_vectors(manifest)
         model = cell.queries.model
         max_len = model.settings.encoder_recipe("query")["max_len"]
         self.cache, self.form = plan.cache, formatter(cell.queries.form, cell.queries.dataset)

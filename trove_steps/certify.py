@@ -77,7 +77,8 @@ def _damaged_shards(recipe: dict, cache_dir: Path) -> list[str]:
         vectors = Vectors(manifest_path(cache_dir, of["encoder"], side, of["texts"]))
         names |= dict.fromkeys(vectors.shard_paths())
     return [
-        f"{path} is damaged: `trove-steps cache verify` sets it aside, so that its texts are encoded again"
+        f"{path} is damaged: `trove-steps cache verify` sets it aside, and `snakemake encode` "
+        "encodes its texts again"
         for path in names
         if path.exists() and hash_file(path) != path.stem
     ]

@@ -16,6 +16,7 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json, write_json
 from trove_steps.progress import report
 from trove_steps.results import drop_records, write_record
+from trove_steps.wording import counted
 
 FILE = "data.json"
 
@@ -29,8 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
         report(f"warning: datasets.{arguments.name}: {warning_line(warning)}")
     if description["strict"] and found["warnings"]:
         raise TroveStepsError(
-            f"datasets.{arguments.name}: {len(found['warnings'])} warnings, and strict is set: correct "
-            "the data, or set strict: false"
+            f"datasets.{arguments.name}: {counted(len(found['warnings']), 'warning')}, and strict is set: "
+            "correct the data, or set strict: false"
         )
     table = arguments.record.parent.parent / FILE
     drop_records(arguments.record)
@@ -38,9 +39,10 @@ def run(arguments: argparse.Namespace) -> None:
     write_record(arguments.record, [table], dataset=arguments.name)
     qrels = found["qrels"]
     report(
-        f"check {arguments.name}: {found['corpus']['records']:,} documents, "
-        f"{found['queries']['records']:,} queries, "
-        f"{qrels['judgments'] if qrels else 0:,} judgments, {len(found['warnings'])} warnings · "
+        f"check {arguments.name}: {counted(found['corpus']['records'], 'document')}, "
+        f"{counted(found['queries']['records'], 'query', 'queries')}, "
+        f"{counted(qrels['judgments'] if qrels else 0, 'judgment')}, "
+        f"{counted(len(found['warnings']), 'warning')} · "
         f"{time.perf_counter() - started:.1f} s"
     )
 

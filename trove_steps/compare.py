@@ -12,12 +12,14 @@ from pathlib import Path
 
 from trove_steps.arguments import run_step
 from trove_steps.evaluation.comparison import Comparison, compare
+from trove_steps.evaluation.measures import main_metrics
 from trove_steps.files import read_json, written_atomically
 from trove_steps.progress import report
 from trove_steps.results import drop_records, write_record
+from trove_steps.wording import counted
 
 TABLE = "comparison.tsv"
-PREFERRED = ("ndcg_cut_10", "recall_100", "mrr_cut_10")
+COMPARED = ("ndcg_cut", "recall", "mrr_cut")
 
 
 def run(arguments) -> None:
@@ -35,7 +37,7 @@ def run(arguments) -> None:
     comparisons, files = [], [results / TABLE]
     for dataset, per_query in sorted(tables.items()):
         computed = next(iter(per_query.values())).column_names[1:]
-        metrics = chosen or [name for name in PREFERRED if name in computed] or computed[:1]
+        metrics = chosen or main_metrics(computed, COMPARED)
         found, differences = compare(dataset, per_query, metrics, **settings)
         comparisons += found
         files.append(results / dataset / "comparison.parquet")
@@ -47,7 +49,12 @@ def run(arguments) -> None:
         writer.writeheader()
         writer.writerows(map(asdict, comparisons))
     write_record(arguments.record, files, settings=arguments.settings)
-    report(f"compare: {len(comparisons)} pairs of models on {len(tables)} data sets")
+    pairs = {(row.dataset, row.model_a, row.model_b) for row in comparisons}
+    metrics = {row.metric for row in comparisons}
+    report(
+        f"compare: {counted(len(pairs), 'pair')} of models on {counted(len(tables), 'data set')} by "
+        f"{counted(len(metrics), 'metric')}"
+    )
 
 
 def main() -> None:

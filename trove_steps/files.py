@@ -63,13 +63,26 @@ def read_json(path: Path):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise TroveStepsError(f"{path} is missing: run the step that makes it first") from None
+        raise TroveStepsError(f"{path} is missing: {way_to(path)}") from None
     except OSError as error:
         raise TroveStepsError(f"{path} can't be read ({error}): check its permissions") from None
     except ValueError as error:
         raise TroveStepsError(
             f"{path} is damaged ({error}): delete it and run again; only this file is made anew"
         ) from None
+
+
+def way_to(path: Path) -> str:
+    """Return what makes a missing file of the cache or the results.
+
+    Snakemake misses nothing of the cache where all results are there, so that plain `snakemake` won't do.
+    """
+    kind = Path(path).absolute().parent.parent.name
+    if kind == "embeddings":
+        return "run `snakemake encode`"
+    if kind in ("searches", "pair_scores"):
+        return f"run `snakemake {path}`"
+    return "run the step that makes it first"
 
 
 _repairs = False
@@ -86,6 +99,11 @@ def repairing() -> Iterator[None]:
         _repairs = before
 
 
+def is_repairing() -> bool:
+    """Tell whether this is within `repairing()`."""
+    return _repairs
+
+
 def read_manifest(path: Path, what: str, fields: Mapping[str, type]) -> dict:
     """Read the manifest of a collection, a search or scores, which has these fields.
 
@@ -97,7 +115,7 @@ def read_manifest(path: Path, what: str, fields: Mapping[str, type]) -> dict:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise TroveStepsError(f"{path} is missing: run the step that makes it first") from None
+        raise TroveStepsError(f"{path} is missing: {way_to(path)}") from None
     except OSError as error:
         raise TroveStepsError(f"{path} can't be read ({error}): check its permissions") from None
     except ValueError as error:
@@ -116,7 +134,7 @@ def withdraw(manifest: Path, problem: Exception) -> str:
     outside of `repairing()`.
     """
     if not _repairs:
-        return "`trove-steps cache verify` lets the next run make it anew"
+        return f"`trove-steps cache verify` removes {manifest}; then {way_to(manifest)}"
     if getattr(problem, "errno", None) in (None, errno.ENOENT):
         with contextlib.suppress(OSError):
             Path(manifest).unlink(missing_ok=True)

@@ -25,11 +25,12 @@ from trove_steps.mining.mined import Mined
 from trove_steps.mining.mined_folder import clear, write_findings
 from trove_steps.mining.mined_qrels import write_by_file, write_negatives
 from trove_steps.mining.rules import mine
-from trove_steps.mining.selection import Selection, changed_options, selection_of
+from trove_steps.mining.selection import Selection, mining_recipe, selection_of
 from trove_steps.mining.training_files import FORMATS, write_training_files
 from trove_steps.progress import report
 from trove_steps.reporting.shortfalls import nothing_mined
 from trove_steps.results import drop_records, write_record
+from trove_steps.wording import counted
 
 
 def run(arguments, comm: Comm) -> None:
@@ -62,20 +63,36 @@ def run(arguments, comm: Comm) -> None:
         cell=arguments.name,
         search=read_json(arguments.search)["recipe"],
         qrels=arguments.qrel_sha256,
-        search_topk=arguments.search_topk,
-        no_annot_in_mined_hn=not arguments.keep_annotated,
-        output_qrel_format=arguments.output_qrel_format,
-        options=changed_options(selection),
+        options=recorded_options(arguments),
     )
     if missing := nothing_mined(mined.counts | counts):
         report(f"warning: {arguments.name}: {missing}")
-    wanted, short = selection.wanted(arguments.search_topk), mined.counts["num_short_queries"]
     report(
-        f"mine {arguments.name}: {mined.counts['num_kept']:,} negatives for "
-        f"{mined.counts['num_mined_queries']:,} queries"
-        + (f", {short:,} of them with fewer than {wanted}" if short else "")
-        + f" · {time.perf_counter() - started:.1f} s"
+        f"mine {arguments.name}: {yielded(mined, selection.wanted(arguments.search_topk))} · "
+        f"{time.perf_counter() - started:.1f} s"
     )
+
+
+def yielded(mined: Mined, wanted: int) -> str:
+    """Say how many negatives there are, for how many queries, and how many of these got too few or none."""
+    short, without = mined.counts["num_short_queries"], int((mined.negatives.lengths == 0).sum())
+    return (
+        f"{counted(mined.counts['num_kept'], 'negative')} for "
+        f"{counted(mined.counts['num_mined_queries'], 'query', 'queries')}"
+        + (f", {short:,} of them with fewer than {wanted}" if short else "")
+        + (f" ({without:,} with none)" if without else "")
+    )
+
+
+def recorded_options(arguments) -> dict:
+    """Return the options of the step as the planner's recipe has them (`Cell.mining`)."""
+    options = {
+        "no_annot_in_mined_hn": not arguments.keep_annotated,
+        "exclude_text_twins": not arguments.keep_text_twins,
+        "merge_mined_qrels": not arguments.split_by_file,
+    }
+    cross_encoder = arguments.pair_scores and arguments.pair_scores.parent.name
+    return mining_recipe(vars(arguments) | options, cross_encoder)
 
 
 def _write_qrels(folder: Path, mined: Mined, inputs: MiningInputs, arguments) -> list[Path]:
@@ -102,6 +119,13 @@ def _teacher(arguments):
 
 
 def main() -> None:
+    arguments = step_arguments().parse_args()
+    with communicator() as comm:
+        run(arguments, comm)
+
+
+def step_arguments() -> argparse.ArgumentParser:
+    """Return the parser of the step's command line."""
     parser = step_parser("mine", __doc__)
     add_candidate_arguments(parser)
     _add_selection(parser)
@@ -130,9 +154,7 @@ def main() -> None:
         metavar="FOLDER/.mine/NAME.json",
         help="written last; the results go to FOLDER/mined",
     )
-    arguments = parser.parse_args()
-    with communicator() as comm:
-        run(arguments, comm)
+    return parser
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:

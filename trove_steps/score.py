@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trove_steps.arguments import run_step, step_parser
 from trove_steps.distributed import Comm, communicator
-from trove_steps.evaluation.measures import DEFAULT_MEASURES
+from trove_steps.evaluation.measures import DEFAULT_MEASURES, main_metrics
 from trove_steps.evaluation.metrics import evaluate
 from trove_steps.files import read_json, write_json, written_atomically
 from trove_steps.judging import add_collections_argument, collections_of, read_judgments
@@ -20,6 +20,7 @@ from trove_steps.ranking import write_trec
 from trove_steps.reporting.shortfalls import nothing_relevant
 from trove_steps.results import drop_records, write_record
 from trove_steps.search import read_ranking
+from trove_steps.wording import counted
 
 
 def run(arguments, comm: Comm) -> None:
@@ -64,11 +65,11 @@ def run(arguments, comm: Comm) -> None:
     )
     if missing := nothing_relevant(evaluation.counts, arguments.ir_metrics_relevance_threshold):
         report(f"warning: {arguments.name}: {missing}")
-    shown = [name for name in ("ndcg_cut_10", "recall_100") if name in evaluation.metrics]
-    shown = shown or list(evaluation.metrics)[:1]
+    shown = main_metrics(evaluation.metrics, ("ndcg_cut", "recall"))
     figures = ", ".join(f"{name} {evaluation.metrics[name]:.5f}" for name in shown)
     report(
-        f"score {arguments.name}: {figures} over {evaluation.counts['num_judged']:,} queries · "
+        f"score {arguments.name}: {figures} over "
+        f"{counted(evaluation.counts['num_judged'], 'query', 'queries')} · "
         f"{time.perf_counter() - started:.1f} s"
     )
 

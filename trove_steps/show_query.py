@@ -1,6 +1,7 @@
 """What each model retrieved for one query, read from the cache, beside what was judged."""
 
 from trove_steps.errors import TroveStepsError
+from trove_steps.files import read_json, way_to
 from trove_steps.texts import read_some
 
 
@@ -19,7 +20,9 @@ def rankings(plan, query: str, dataset: str | None = None, top: int = 10) -> lis
     cells = [cell for cell in plan.cells.values() if dataset in (None, cell.dataset)]
     searched = [(cell, path) for cell in cells if (path := _deepest(plan, cell))]
     if not searched:
-        raise TroveStepsError("nothing has been searched yet: run the workflow first")
+        wanted = [plan.search_manifest(cell, task) for cell in cells for task in cell.needs]
+        remedy = way_to(wanted[0]) if wanted else "run the workflow with evaluation or mining"
+        raise TroveStepsError(f"nothing has been searched yet: {remedy}")
     found = [one for cell, path in searched if (one := _ranking(plan, cell, path, query, top))]
     if not found:
         raise TroveStepsError(
@@ -90,8 +93,6 @@ def _ranking(plan, cell, manifest, query: str, top: int) -> dict | None:
 
 
 def _recipe(plan, encoding) -> dict:
-    from trove_steps.files import read_json
-
     return read_json(plan.encoding_manifest(encoding))["recipe"]
 
 

@@ -11,14 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from trove_steps.errors import TroveStepsError
+from trove_steps.evaluation.measures import main_metrics
 from trove_steps.files import written_atomically
 
 Row = dict[str, str | int | float]
 
-# The measures that the field reports first; the rest is in the file.
-MAIN_COLUMNS = (
-    "ndcg_cut_10", "recall_100", "map", "map_cut_100", "mrr_cut_10", "bytes_per_vector", "num_judged",
-)  # fmt: skip
 WIDTH = 100
 MIN_NAMES_WIDTH = 40
 _MEASURES = ("ndcg", "map", "recall", "P", "mrr")
@@ -90,8 +87,9 @@ def read_summary(path: Path) -> list[Row]:
     return rows
 
 
-def format_table(rows: Sequence[Row], columns: Sequence[str] = MAIN_COLUMNS) -> str:
-    """Aligned text of at most 100 columns, with those of `columns` that the rows have.
+def format_table(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
+    """Aligned text of at most 100 columns, with those of `columns` that the rows have: by default the main
+    metrics, the bytes of a vector and the number of judged queries.
 
     Metrics have four decimals. Where a dataset has several models, `*` marks the best value of
     each metric (all of them, if tied as printed), unless it is 0. Long names are cut in the middle with `…`.
@@ -99,11 +97,11 @@ def format_table(rows: Sequence[Row], columns: Sequence[str] = MAIN_COLUMNS) -> 
     """
     if not rows:
         return "no results"
-    shown = [name for name in columns if any(row.get(name, "") != "" for row in rows)]
+    filled = {name for row in rows for name, value in row.items() if value != ""}
+    columns = columns or [*main_metrics(filled), "bytes_per_vector", "num_judged"]
+    shown = [name for name in columns if name in filled]
     if len({row.get("bytes_per_vector", "") for row in rows}) < 2:
         shown = [name for name in shown if name != "bytes_per_vector"]
-    if "map" in shown and "map_cut_100" in shown:
-        shown.remove("map_cut_100")
     cells = [[_cell(row, name, rows) for name in shown] for row in rows]
     widths = [max(len(name) + 1, *(len(line[i]) for line in cells)) for i, name in enumerate(shown)]
     names = [[str(row["dataset"]), str(row["model"])] for row in rows]

@@ -12,6 +12,11 @@ def nearest(name: str, valid: list[str]) -> str:
     return f"; valid: {', '.join(sorted(valid))}" if valid else ""
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Spell a number of things: 1 warning, 2,000 warnings; `many` is the plural where it isn't with s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def dotted(path) -> str:
     """Spell a place in the configuration: datasets.a.collections[0]."""
     text = ""

@@ -19,6 +19,7 @@ from tests.integration.runs import (
     long_workflow,
     records,
 )
+from trove_steps.cli import main
 from trove_steps.embeddings.shards import Shard
 from trove_steps.embeddings.store import encoders
 from trove_steps.embeddings.verification import verify
@@ -191,6 +192,42 @@ def test_a_flipped_bit_is_found_by_verify_and_its_rows_encoded_again(alone, copi
     copied.run()
     assert records(copied)[-1]["encoded"] > 0
     assert artefacts(copied) == artefacts(alone)
+
+
+def test_what_verify_removed_comes_back_by_the_command_that_all_name(copied, monkeypatch, capsys):
+    """Plain `snakemake` misses nothing of the cache where all results are there."""
+    monkeypatch.chdir(copied.folder)
+    config = ["--configfile", "my.yaml"]
+
+    def told(*arguments, expect=1) -> str:
+        assert main(list(map(str, arguments))) == expect
+        return "".join(capsys.readouterr())
+
+    zero(corpus_shard(copied))
+    (search,) = Path("cache/searches").glob("*/top*.json")
+    assert "`snakemake encode` encodes its texts again" in told("cache", "verify", *config)
+    assert copied.planned() == {}
+    for command in (
+        ["ask", "wing", *config],
+        ["show", "query", "q0", *config],
+        ["export", "tiny/bert", "-o", "out.npy", *config],
+        ["certify", search],
+        ["export-run", search, "run.trec"],
+    ):
+        assert "is missing: run `snakemake encode`" in told(*command)
+    copied.run("encode")
+    assert "all sound" in told("cache", "verify", *config, expect=0)
+    told("export-run", search, "run.trec", expect=0)
+
+    zero(search.with_suffix(".arrow"))
+    assert f"removed; to have it again, run `snakemake {search}`" in told(
+        "cache", "verify", *config
+    )
+    assert f"run `snakemake {search}`" in told("show", "query", "q0", *config)
+    assert f"is missing: run `snakemake {search}`" in told("export-run", search, "run.trec")
+    copied.run(str(search))
+    told("show", "query", "q0", *config, expect=0)
+    assert copied.planned() == {}
 
 
 @pytest.mark.slow

@@ -210,7 +210,7 @@ def test_nothing_is_encoded_yet(here, capsys):
     config = json.loads(Path("my.yaml").read_text())
     save(config | {"encoding_cache_dir": "empty"}, "empty.yaml")
     assert main(["ask", "wing", "--configfile", "empty.yaml"]) == 1
-    assert "its corpus has no vectors yet; run the workflow first" in capsys.readouterr().err
+    assert "is missing: run `snakemake encode`" in capsys.readouterr().err
     assert main(["show", "query", "q1", "--configfile", "empty.yaml"]) == 1
     assert "nothing has been searched yet" in capsys.readouterr().err
 
@@ -225,10 +225,8 @@ def test_vectors_that_were_dropped(here, capsys):
     finally:
         mark.unlink()
     error = capsys.readouterr().err
-    assert (
-        "the vectors of its corpus were removed after the search (keep_embeddings: false)" in error
-    )
-    assert f"delete {manifest} and {mark}" in error
+    assert f"the vectors of {manifest} were removed after the search" in error
+    assert f"delete it and {mark}, set keep_embeddings: true and run `snakemake encode`" in error
 
 
 def test_queries_from_elsewhere(here, capsys):

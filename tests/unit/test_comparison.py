@@ -1,13 +1,19 @@
 """Paired tests against scipy, permutations by hand and what must hold."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trove_steps.compare import run
 from trove_steps.errors import TroveStepsError
 from trove_steps.evaluation.comparison import bootstrap_interval, compare, holm, randomisation_test
+from trove_steps.files import write_json
+from trove_steps.wording import counted
 
 
 def table(values, metric="ndcg_cut_10", first=0):
@@ -102,3 +108,27 @@ def test_models_that_cannot_be_compared():
         compare("d", {"a": table([1.0]), "b": table([1.0], first=1)}, ["ndcg_cut_10"])
     with pytest.raises(TroveStepsError, match="d/a: P_1 was not computed"):
         compare("d", {"a": table([1.0]), "b": table([1.0])}, ["P_1"])
+
+
+def test_pairs_are_counted_once_however_many_metrics(tmp_path, capsys):
+    evaluations = []
+    for number, model in enumerate("abcd"):
+        record = tmp_path / "results" / "d" / model / ".evaluate" / "x.json"
+        write_json(record, {"cell": f"d/{model}"})
+        values = {name: [0.1 * number, 0.5] for name in ("ndcg_cut_10", "recall_100", "mrr_cut_10")}
+        columns = {"query_id": ["q1", "q2"], **values}
+        pq.write_table(pa.table(columns), record.parent.parent / "per_query.parquet")
+        evaluations.append(record)
+    record = tmp_path / "results" / ".comparison" / "x.json"
+    run(SimpleNamespace(evaluations=evaluations, settings={}, record=record))
+    printed = "".join(capsys.readouterr())
+    assert "compare: 6 pairs of models on 1 data set by 3 metrics" in printed
+
+
+def test_one_thing_is_spelled_in_the_singular():
+    assert [counted(n, "warning") for n in (0, 1, 2000)] == [
+        "0 warnings",
+        "1 warning",
+        "2,000 warnings",
+    ]
+    assert [counted(n, "query", "queries") for n in (1, 2)] == ["1 query", "2 queries"]

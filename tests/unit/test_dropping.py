@@ -1,6 +1,7 @@
 """keep_embeddings: false, without a model: what goes, what stays, and what brings it back."""
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from trove_steps.drop_embeddings import drop
 from trove_steps.embeddings.paths import dropped_mark
 from trove_steps.embeddings.store import Store
 from trove_steps.embeddings.vectors import Vectors
+from trove_steps.errors import TroveStepsError
 from trove_steps.plan import Plan
 
 
@@ -76,6 +78,20 @@ def test_a_search_brings_the_vectors_back(plan, raw, capsys):  # noqa: F811
     assert not dropped_mark(manifest).exists()
 
 
+def test_whoever_wants_dropped_vectors_hears_how_to_have_them_again(plan, capsys):
+    manifest = plan.encoding_manifest(plan.cells["tiny", "bert"].corpus)
+    drop(manifest)
+    words = f"the vectors of {manifest} were removed after the search (keep_embeddings: false)"
+    with pytest.raises(TroveStepsError, match=re.escape(words)):
+        load_embeddings(manifest)
+    config = ["--configfile", "my.yaml"]
+    for source in ("tiny/bert", str(manifest)):
+        told = run(capsys, "export", source, "-o", "out.npy", *config, expect=1)
+        assert words in told
+        assert "set keep_embeddings: true and run `snakemake encode`" in told
+    assert manifest.exists()
+
+
 def test_verify_leaves_dropped_collections_alone(plan, capsys):
     manifest = plan.encoding_manifest(plan.cells["tiny", "bert"].corpus)
     drop(manifest)
@@ -103,8 +119,6 @@ def test_all_variants_and_models_that_share_a_corpus_come_first(raw):  # noqa: F
 
 
 def test_one_file_is_not_asked_of_two_collections(raw):  # noqa: F811
-    from trove_steps.errors import TroveStepsError
-
     raw["datasets"]["tiny"]["corpus_cache"] = "out/{dataset}-{model}.npy"
     raw["models"]["bert"]["quantization"] = ["int8"]
     raw["models"]["other"] = {**raw["models"]["bert"], "passage_max_len": 9}

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,17 @@ import pytest
 from tests.unit.test_plan import raw  # noqa: F401 (a fixture)
 from trove_steps import load_embeddings
 from trove_steps.cli import main
+from trove_steps.commands.plan import SIBLINGS, table
 from trove_steps.embeddings.collection import write_collection
 from trove_steps.embeddings.store import Store
 from trove_steps.embeddings.vectors import Vectors
 from trove_steps.files import read_json, write_json
 from trove_steps.fingerprint import hash_file
+from trove_steps.mine import recorded_options, step_arguments
 from trove_steps.mining.pair_scores import write_pair_scores
 from trove_steps.plan import Plan
-from trove_steps.plan.estimate import _texts
+from trove_steps.plan.estimate import CellCost, _texts, earlier_speed
+from trove_steps.results import write_record
 
 WIDTH = 8
 
@@ -149,6 +153,51 @@ def test_why_of_files(filled, capsys):
     assert "did you mean 'tiny/bert'?" in message
 
 
+def mined(config: dict) -> Path:
+    """Leave the record that the mine step would."""
+    plan = Plan(config)
+    (cell,) = plan.cells.values()
+    record = plan.mine_record(cell)
+    flags = [*plan.mine_flags(), *plan.pair_score_flags(cell)]
+    arguments = step_arguments().parse_args(["--search=x", f"--record={record}", *map(str, flags)])
+    write_record(record, [], search=cell.search_recipe, qrels=list(cell.data.qrels.digests),
+                 options=recorded_options(arguments))  # fmt: skip
+    return record
+
+
+MINING = {
+    "num_negatives": 7,
+    "search_topk": 30,
+    "relative_margin": 0.05,
+    "max_score": 1,
+    "training_formats": ["triplet", "n-tuple"],
+    "exclude_text_twins": False,
+    "merge_mined_qrels": False,
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"cross_encoder": "model"}])
+def test_a_record_of_mining_has_the_options_of_its_recipe(filled, options):
+    filled["mining"] = MINING | options
+    record = read_json(mined(filled))
+    assert record["options"] == Plan(filled).cells["tiny", "bert"].mining
+
+
+@pytest.mark.parametrize(
+    "change", [("num_negatives", 7, 5), ("relative_margin", 0.05, None), ("seed", None, 3)]
+)
+def test_why_names_the_one_option_of_mining_that_changed(filled, capsys, change):
+    name, old, new = change
+    filled["mining"] = MINING
+    record = mined(filled)
+    filled["mining"] = {**MINING, name: new}
+    save(filled)
+    mine = stages(capsys, "tiny/bert")["mine"]
+    assert mine["nearest"] == str(record)
+    shown = ["not set" if value is None else str(value) for value in (old, new)]
+    assert mine["differences"] == [{"field": name, "old": shown[0], "new": shown[1]}]
+
+
 # --- plan ----------------------------------------------------------------------------------------
 
 
@@ -173,12 +222,45 @@ def test_plan_knows_speeds_from_records(filled, capsys):
     seconds = {"tokenize": 1.0, "forward": 8.0, "write": 1.0, "total": 14.0}
     record = {"tokens": 5000, "seconds": seconds, "finished": "2026"}
     (directory / "records.jsonl").write_text(json.dumps(record) + '\n{"cut o')
-    from trove_steps.plan.estimate import earlier_speed
-
     speed = earlier_speed(plan.cache, plan.cells["tiny", "bert"].corpus)
     assert (speed.tokens_per_second, speed.overhead) == (500, 4)
     assert speed.seconds(1000) == 6
     assert "nothing" not in run(capsys, "plan", "--configfile", "my.yaml")
+
+
+def test_plan_takes_the_speed_of_another_checkpoint(filled, capsys):
+    """The weights have the same size: it is the same architecture. Other sizes and lengths say nothing."""
+    plan = Plan(filled)
+    for encoding in plan.encodings.values():
+        seconds = {"forward": 10.0, "total": 14.0}
+        record = json.dumps({"tokens": 5000, "seconds": seconds, "finished": "2026"})
+        (plan.encoding_manifest(encoding).parent / "records.jsonl").write_text(record)
+    shutil.copytree("model", "newer")
+    weights = Path("newer/model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    filled["models"]["newer"] = {**filled["models"]["bert"], "model_name_or_path": "newer"}
+
+    def speed(**options):
+        filled["models"]["newer"] |= options
+        return earlier_speed(plan.cache, Plan(filled).cells["tiny", "newer"].corpus)
+
+    found = speed()
+    assert (found.tokens_per_second, found.overhead, found.of_siblings) == (500, 4, True)
+    assert not earlier_speed(plan.cache, plan.cells["tiny", "bert"].corpus).of_siblings
+    save(filled)
+    assert speed(passage_max_len=77) is None
+    weights.write_bytes(bytes(content) + b"x")
+    assert speed(passage_max_len=128) is None
+
+
+def test_plan_marks_a_time_that_another_checkpoint_took():
+    cost = CellCost("d", "m", ["encode corpus"], 10, 10, 100, 1000, 30.0, by_siblings=True)
+    lines = table([cost]).splitlines()
+    assert lines[1].endswith("30 s*")
+    assert lines[2] == SIBLINGS
+    assert "*" not in table([replace(cost, by_siblings=False)])
 
 
 # --- cache ---------------------------------------------------------------------------------------

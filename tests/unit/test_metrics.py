@@ -12,8 +12,10 @@ import pytrec_eval
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from trove_steps.compare import COMPARED
 from trove_steps.errors import TroveStepsError
 from trove_steps.evaluation import metrics as metrics_module
+from trove_steps.evaluation.measures import main_metrics
 from trove_steps.evaluation.metrics import DEFAULT_MEASURES, evaluate, metric_names
 from trove_steps.ranking import Ranking, write_trec
 
@@ -422,3 +424,23 @@ class TestReference:
 def test_per_query_types():
     evaluation = evaluate(make_ranking({"q": {"a": 1.0}}), make_qrels({"q": {"a": 1}}), [1])
     assert {field.type for field in evaluation.per_query.schema} == {pa.string(), pa.float64()}
+
+
+@pytest.mark.parametrize(
+    ("measures", "cutoffs", "all_main", "compared"),
+    [
+        (DEFAULT_MEASURES, [1, 10, 100], "ndcg_cut_10 recall_100 map_cut_100 mrr_cut_10",
+         "ndcg_cut_10 recall_100 mrr_cut_10"),
+        (DEFAULT_MEASURES, [1, 5, 20], "ndcg_cut_20 recall_20 map_cut_20 mrr_cut_20",
+         "ndcg_cut_20 recall_20 mrr_cut_20"),
+        (["RR", "AP"], [3, 5], "map_cut_5 mrr_cut_5", "map_cut_5 mrr_cut_5"),
+        (["Success@5", "P@1", "P@20"], [1], "P_20", "P_20"),
+        (["Rprec"], [1], "Rprec", "Rprec"),
+        (["judged"], [9], "judged_9", "judged_9"),
+    ],
+)  # fmt: skip
+def test_main_metrics_have_the_usual_cutoff_else_the_largest(measures, cutoffs, all_main, compared):
+    computed = metric_names(measures, cutoffs)
+    others = ["num_judged", "bytes_per_vector", *(f"{name}_min" for name in computed)]
+    assert main_metrics([*others, *computed]) == all_main.split()
+    assert main_metrics(computed, COMPARED) == compared.split()

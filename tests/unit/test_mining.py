@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trove_steps.errors import TroveStepsError
+from trove_steps.mine import yielded
 from trove_steps.mining.mined import Mined
 from trove_steps.mining.mined_qrels import split_by_file, write_by_file, write_grouped, write_tsv
 from trove_steps.mining.rules import mine, needed_depth
@@ -64,6 +65,16 @@ LABELS = {"q1": {"b": 1, "d": 0}, "q2": {"c": 2, "absent": 1}, "q3": {"e": 1}}
 
 
 class TestTroveRules:
+    def test_what_is_said_of_queries_with_few_or_none(self):
+        found = {"a": {"d1": 2.0, "d2": 1.0}, "b": {"d1": 1.0}, "c": {}}
+        few = mine(make_ranking(found), None, 2)
+        assert (
+            yielded(few, 2)
+            == "3 negatives for 3 queries, 2 of them with fewer than 2 (1 with none)"
+        )
+        enough = mine(make_ranking({"a": {"d1": 2.0}}), None, 1)
+        assert yielded(enough, 1) == "1 negative for 1 query"
+
     def test_annotated_documents_are_dropped_whatever_their_label(self):
         mined = mine(make_ranking(RESULTS), make_qrels(LABELS), 2)
         assert negatives_of(mined) == {"q1": ["a", "c"], "q2": ["b", "a"], "q3": []}

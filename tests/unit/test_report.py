@@ -193,7 +193,6 @@ class LargeContent:
                 },
             },
             "mining": {
-                "asked": 30,
                 "queries": 6980,
                 "funnel": dict(zip(STAGES, self.counts(len(STAGES)), strict=True)),
                 "judge": "the search",

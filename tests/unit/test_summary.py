@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from tests.unit.test_plan import raw  # noqa: F401 (a fixture)
 from trove_steps import summary
 from trove_steps.errors import TroveStepsError
+from trove_steps.evaluation.measures import DEFAULT_MEASURES, metric_names
 from trove_steps.files import write_json
 from trove_steps.plan import Plan
 from trove_steps.summarise import TABLE, closing_words, shortfall_warnings
+
+COLUMNS = ("ndcg_cut_10", "recall_100", "map", "mrr_cut_10", "bytes_per_vector", "num_judged")
 
 
 def cell(dataset="scifact", model="minilm", counts=None, **metrics):
@@ -102,6 +105,12 @@ class TestTable:
             "scifact  minilm        0.6451          300",
         ]
 
+    def test_without_the_usual_cutoffs_the_largest_is_shown(self):
+        computed = metric_names(DEFAULT_MEASURES, [1, 5, 20])
+        rows = summary.summarise([cell(counts={"num_judged": 3}, **dict.fromkeys(computed, 0.5))])
+        shown = ["ndcg_cut_20", "recall_20", "map_cut_20", "mrr_cut_20", "num_judged"]
+        assert summary.format_table(rows).splitlines()[0].split() == ["dataset", "model", *shown]
+
     def test_the_best_of_several_models_is_marked_in_each_dataset(self):
         rows = [
             row("a", "x", ndcg_cut_10=0.5, map=0.30001),
@@ -147,7 +156,7 @@ class TestTable:
     @settings(deadline=None)
     @given(st.lists(st.tuples(st.text("ab", max_size=90), st.text("cd", max_size=90))))
     def test_it_fits_and_is_aligned(self, places):
-        values = dict.fromkeys(summary.MAIN_COLUMNS, math.pi / 4)
+        values = dict.fromkeys(COLUMNS, math.pi / 4)
         lines = summary.format_table([row(*place, **values) for place in places]).splitlines()
         assert all(len(line) <= 100 for line in lines)
         if places:
@@ -159,7 +168,7 @@ class TestTable:
 
     def test_long_names_keep_both_ends(self):
         name = "sentence-transformers--" + "x" * 100 + "--L12-v2"
-        rows = [row("beir-scifact", name, **dict.fromkeys(summary.MAIN_COLUMNS, 0.5))]
+        rows = [row("beir-scifact", name, **dict.fromkeys(COLUMNS, 0.5))]
         shown = summary.format_table(rows).splitlines()[1]
         assert "beir-scifact  sentence" in shown
         assert "…" in shown

@@ -9,7 +9,7 @@ from trove_steps.embeddings import verification
 from trove_steps.embeddings.collection import collection_keys
 from trove_steps.embeddings.paths import dropped_mark
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import read_json
+from trove_steps.files import read_json, way_to
 from trove_steps.fingerprint import hash_file
 
 
@@ -37,7 +37,7 @@ def verify(cache: Cache, repair: bool = True) -> Verification:
     """Read everything and compare it with its hashes.
 
     With `repair`, damaged shards are set aside and manifests whose promise is broken are removed, so
-    that the next run makes just these anew.
+    that just these can be made anew.
     """
     found = Verification()
     for folder in cache.encoders:
@@ -66,7 +66,7 @@ def _verify_shards(folder: EncoderFolder, found: Verification, repair: bool) -> 
     for name in folder.store.shard_names():
         found.shards += 1
         found.bytes += size_of(folder.store.shard_path(name))
-    remedy = "set aside; its texts are encoded again" if repair else "left alone"
+    remedy = "set aside; `snakemake encode` encodes its texts again" if repair else "left alone"
     for damaged in verification.verify(folder.store, set_aside=repair):
         path = folder.store.shard_path(damaged.name)
         found.damages.append(Damage(path, damaged.problem.removeprefix(f"{path}: "), remedy))
@@ -105,7 +105,7 @@ def _remove_manifest(path: Path, problem: str, found: Verification, repair: bool
     if repair:
         try:
             path.unlink(missing_ok=True)
-            remedy = "removed, so that the next run makes it anew"
+            remedy = f"removed; to have it again, {way_to(path)}"
         except OSError as error:
             remedy = f"can't be removed ({error.strerror})"
     found.damages.append(Damage(path, problem, remedy))

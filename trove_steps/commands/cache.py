@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trove_steps.commands.planning import add_plan_options, load_plan
 from trove_steps.errors import TroveStepsError
+from trove_steps.wording import counted
 
 AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -160,7 +161,8 @@ def run_verify(options: argparse.Namespace) -> int:
         for damage in found.damages:
             print(f"{damage.path}: {damage.problem}; {damage.remedy}")
         print(
-            f"{found.shards:,} shards, {found.collections:,} collections, {found.searches:,} searches, "
+            f"{counted(found.shards, 'shard')}, {counted(found.collections, 'collection')}, "
+            f"{counted(found.searches, 'search', 'searches')}, "
             f"{tables.size(found.bytes)} read: "
             + (f"{len(found.damages):,} damaged" if found.damages else "all sound")
         )

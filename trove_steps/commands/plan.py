@@ -6,7 +6,11 @@ import json
 from trove_steps.commands.planning import add_plan_options, load_plan
 
 UNKNOWN = (
-    "?: no earlier job with the same weights says how fast the model is, or its files no width"
+    "?: no earlier job with the same weights, nor with weights of the same size and the same max_len, "
+    "says how fast the model is, or its files no width"
+)
+SIBLINGS = (
+    "*: by the latest jobs of other models with weights of the same size and the same max_len"
 )
 
 
@@ -51,11 +55,15 @@ def table(cells: list) -> str:
         [cell.dataset, cell.model, short(cell.steps), *figures(cell.__getattribute__)]
         for cell in cells
     ]
+    for row, cell in zip(rows, cells, strict=True):
+        row[-1] += "*" if cell.by_siblings and cell.seconds is not None else ""
     if len(cells) > 1:
         rows.append(["total", "", "", *figures(total_cost(cells).__getitem__)])
     lines = [tables.aligned(header, rows, left=3)]
     if any("?" in row for row in rows):
         lines.append(UNKNOWN)
+    if any(row[-1].endswith("*") for row in rows):
+        lines.append(SIBLINGS)
     if not any(cell.steps for cell in cells):
         lines.append("nothing to do")
     return "\n".join(lines)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from trove_steps.embeddings.paths import manifest_path
+from trove_steps.embeddings.paths import dropped_mark, manifest_path
 from trove_steps.embeddings.shards import fixed_width, key_column
 from trove_steps.embeddings.store import Places, Store
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import read_manifest, write_json, written_atomically
+from trove_steps.files import read_manifest, way_to, write_json, written_atomically
 from trove_steps.keys import TEXT_KEY_BYTES
 from trove_steps.manifest_table import reading
 
@@ -127,6 +127,18 @@ def read_rows(manifest: Path) -> tuple[dict, pa.Table, list[str]]:
         if table.schema.metadata[b"sha256"].decode() != _rows_digest(table.to_batches(), names):
             raise pa.ArrowInvalid("its content is not what was written")
     return described, table, names.split("\n") if len(table) else []
+
+
+def check_vectors(manifest: Path) -> None:
+    """Raise TroveStepsError, which says what brings them, where a collection has no vectors."""
+    mark = dropped_mark(manifest)
+    if not manifest.exists():
+        raise TroveStepsError(f"{manifest} is missing: {way_to(manifest)}")
+    if mark.exists():
+        raise TroveStepsError(
+            f"the vectors of {manifest} were removed after the search (keep_embeddings: false); to have "
+            f"them again, delete it and {mark}, set keep_embeddings: true and run `snakemake encode`"
+        )
 
 
 def keys_of(table: pa.Table) -> np.ndarray:

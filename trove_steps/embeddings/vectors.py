@@ -9,11 +9,11 @@ from threading import Lock
 
 import numpy as np
 
-from trove_steps.embeddings.collection import keys_of, read_rows, rows_path
+from trove_steps.embeddings.collection import check_vectors, keys_of, read_rows, rows_path
 from trove_steps.embeddings.shards import OPEN_SHARDS, DamagedShard, Shard
 from trove_steps.embeddings.store import Store
 from trove_steps.errors import TroveStepsError
-from trove_steps.files import withdraw
+from trove_steps.files import is_repairing, withdraw
 from trove_steps.fingerprint import Fingerprints
 
 ORDERED_AT_ONCE = 1 << 22  # texts that are brought into the order of storage in one go
@@ -132,6 +132,8 @@ class Vectors:
         self._places = places.names, places.shards, places.rows
 
     def _give_up(self, problem: Exception):
+        if not is_repairing():  # a step has the corpus encoded again
+            check_vectors(self._path)
         raise TroveStepsError(
             f"a shard of the store is missing, damaged or can't be read ({problem}): "
             f"{withdraw(self._path, problem)}; only the shard's texts are encoded anew"

@@ -25,7 +25,7 @@ def verify(store: Store, set_aside: bool = True) -> list[Damaged]:
     """Compare the SHA-256 of every shard with its name, and look for NaN and infinity.
 
     Unless `set_aside` is False, damaged shards are set aside and the manifests of collections that
-    need them are removed, so that the next run encodes their rows again.
+    need them are removed, so that `snakemake encode` encodes their rows again.
     """
     found = []
     for name in store.shard_names():

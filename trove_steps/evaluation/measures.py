@@ -4,13 +4,21 @@ Light, because the planner reads it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from trove_steps.errors import TroveStepsError
 
 DEFAULT_MEASURES = ("ndcg_cut", "map_cut", "recall", "P", "mrr_cut")
 K_VALUES = (1, 3, 5, 10, 100)
 LARGEST_LABEL = 1_000_000  # trec_eval makes a table with one entry for every level up to it
+
+# The measures that the field reports first, with the metrics by which it does.
+USUAL = {
+    "ndcg_cut": ("ndcg_cut_10",),
+    "recall": ("recall_100",),
+    "map_cut": ("map", "map_cut_100"),
+    "mrr_cut": ("mrr_cut_10",),
+}
 
 _BY_TREC_EVAL = ("ndcg_cut", "map_cut", "recall", "P", "success", "Rprec")
 BY_RANK_ALONE = ("mrr_cut", "judged")
@@ -67,6 +75,23 @@ def split_name(name: str) -> tuple[str, str, str]:
     """Return measure, separator and cut-off of a name, the latter two empty where there is none."""
     found = re.fullmatch(r"(.+?)([@_.])(\d+)", name)
     return found.groups() if found else (name, "", "")
+
+
+def main_metrics(computed: Iterable[str], measures: Sequence[str] = tuple(USUAL)) -> list[str]:
+    """Return the metrics to show of those computed (other names are passed over): one per measure.
+
+    It has the usual cut-off, else the largest. The first is the same whatever `measures` are.
+    """
+    names = {name: split_name(name) for name in computed}
+    by_cutoff = sorted(names, key=lambda name: int(names[name][2] or 0))
+    deepest = {_ALIASES.get(names[name][0].lower()): name for name in by_cutoff}
+    order = dict.fromkeys([*USUAL, *_BY_TREC_EVAL, *BY_RANK_ALONE])
+    found = {
+        measure: next((name for name in USUAL.get(measure, ()) if name in names), deepest[measure])
+        for measure in order
+        if measure in deepest
+    }
+    return [name for n, (measure, name) in enumerate(found.items()) if not n or measure in measures]
 
 
 def unfit_labels(labels):

@@ -1,9 +1,11 @@
 """What a configuration will cost: rows to encode, tokens, bytes and seconds. Nothing is encoded for it.
 
 Rows are counted exactly, from the keys of the texts. Tokens are estimated from a sample of the texts that
-have no vector yet. Seconds come from the tokens per second of earlier jobs with the same weights.
+have no vector yet. Seconds come from the tokens per second of earlier jobs with the same weights, else with
+weights of the same size.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,7 @@ from trove_steps.errors import TroveStepsError
 from trove_steps.files import read_json
 from trove_steps.formats import formatter
 from trove_steps.jobs.resources import read_records as read_records_of_jobs
-from trove_steps.keys import TEXT_KEY_BYTES, text_keys
+from trove_steps.keys import TEXT_KEY_BYTES, recipe_key, text_keys
 from trove_steps.models.folder import transformer_folder
 from trove_steps.models.sentence_transformers_files import vector_width
 from trove_steps.plan import Encoding, Imported, Model, Plan
@@ -38,7 +40,8 @@ class Need:
     """What it takes to encode a collection; what can't be known is None.
 
     `to_encode` counts distinct strings without a vector; `reused` the other rows. `tokens` is an
-    estimate, as are `bytes`, what will be written, and `seconds`, the whole job's.
+    estimate, as are `bytes`, what will be written, and `seconds`, the whole job's; `by_siblings`: these are
+    by jobs of other weights of the same size.
     """
 
     rows: int
@@ -46,6 +49,7 @@ class Need:
     tokens: int | None
     bytes: int | None
     seconds: float | None
+    by_siblings: bool = False
 
     @property
     def reused(self) -> int:
@@ -99,6 +103,7 @@ class Estimator:
             tokens=tokens,
             bytes=None if written is None else written + rows * PLACE_BYTES + id_bytes,
             seconds=speed and speed.seconds(tokens) if tokens else tokens,
+            by_siblings=bool(tokens and speed and speed.of_siblings),
         )
 
     def _without_vector(self, encoding: Encoding, keys: np.ndarray) -> np.ndarray:
@@ -173,10 +178,14 @@ def token_counts(model: Model, texts: list[str], max_len: int) -> list[int] | No
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast earlier jobs were: tokens per second at work, and seconds of everything else."""
+    """How fast earlier jobs were: tokens per second at work, and seconds of everything else.
+
+    `of_siblings`: the jobs were of other weights, of the same size.
+    """
 
     tokens_per_second: float
     overhead: float
+    of_siblings: bool = False
 
     def seconds(self, tokens: int) -> float:
         """Return how long a job with so many tokens takes."""
@@ -184,15 +193,26 @@ class Speed:
 
 
 def earlier_speed(cache: Path, encoding: Encoding) -> Speed | None:
-    """Return the speed of the latest jobs of this encoder, else of those with the same weights.
+    """Return the speed of the latest jobs of this encoder, else of those with the same weights, else of those
+    whose weights have the same size, as other checkpoints of a training run have, and the same max_len.
 
     None if no record of such a job is left.
     """
-    weights = encoding.encoder_recipe["model_files"]
-    recipes = list((Path(cache) / "embeddings").glob("*/recipe.json"))
-    own = [path for path in recipes if path.parent.name == encoding.encoder]
-    for chosen in (own, [path for path in recipes if _weights(path) == weights]):
-        records = [record for path in chosen for record in read_records_of_jobs(path.parent)]
+    wanted, folder = encoding.encoder_recipe, encoding.model.folder
+    found = (Path(cache) / "embeddings").glob("*/recipe.json")
+    recipes = {path.parent: recipe for path in found if (recipe := _recipe(path))}
+    own = [store for store in recipes if store.name == encoding.encoder]
+    same = [s for s, recipe in recipes.items() if recipe["model_files"] == wanted["model_files"]]
+    size = _weight_bytes(folder, wanted["model_files"])
+    siblings = [
+        store
+        for store, recipe in recipes.items()
+        if size
+        and recipe["max_len"] == wanted["max_len"]
+        and size == _weight_bytes(_folder(cache, recipe), recipe["model_files"])
+    ]
+    for chosen in (own, same, siblings):
+        records = [record for store in chosen for record in read_records_of_jobs(store)]
         timed = [r for r in records if r.get("tokens") and r.get("seconds", {}).get("forward")]
         timed = sorted(timed, key=lambda r: r.get("finished", ""))[-RECORDS:]
         if timed:
@@ -201,22 +221,43 @@ def earlier_speed(cache: Path, encoding: Encoding) -> Speed | None:
             return Speed(
                 sum(r["tokens"] for r in timed) / sum(working),
                 max(0.0, total - sum(working)) / len(timed),
+                chosen is siblings,
             )
     return None
 
 
-def _weights(recipe: Path) -> dict:
+def _recipe(path: Path) -> dict:
+    """Return the recipe of an encoder; {} if it is damaged, or the vectors come from elsewhere."""
     try:
-        return read_json(recipe).get("model_files", {})
+        recipe = read_json(path)
     except TroveStepsError:
         return {}
+    return recipe if {"model_files", "max_len"} <= recipe.keys() else {}
+
+
+def _folder(cache: Path, recipe: dict) -> Path:
+    """Return the folder of an encoder's model, by its content."""
+    return Path(cache) / "in" / recipe_key({"kind": "model", "files": recipe["model_files"]})
+
+
+def _weight_bytes(folder: Path, names: Iterable[str]) -> int:
+    """Return the size of a model's weights, 0 if its folder is gone."""
+    try:
+        return sum(
+            (folder / name).stat().st_size
+            for name in names
+            if name.endswith((".safetensors", ".bin"))
+        )
+    except OSError:
+        return 0
 
 
 @dataclass
 class CellCost:
     """What a cell will cost, without what an earlier cell of the plan pays for.
 
-    `steps` are those that will run. `bytes` includes the ranking; `seconds` is the encoding's.
+    `steps` are those that will run. `bytes` includes the ranking; `seconds` is the encoding's,
+    `by_siblings` as in `Need`.
     """
 
     dataset: str
@@ -227,6 +268,7 @@ class CellCost:
     tokens: int | None
     bytes: int | None
     seconds: float | None
+    by_siblings: bool
 
     @property
     def reused(self) -> int:
@@ -271,6 +313,7 @@ class CostTable:
             tokens=_total(need.tokens for need in needs),
             bytes=None if written is None else written + ranking,
             seconds=_total(need.seconds for need in needs),
+            by_siblings=any(need.by_siblings for need in needs),
         )
 
 

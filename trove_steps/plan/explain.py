@@ -144,8 +144,10 @@ def _explain_result(cell: Cell, stage: Stage) -> None:
     stage.reason = "there is no result of this recipe"
     found = {}
     for path in stage.path.parent.glob("*.json"):
-        content = {name: value for name, value in read_json(path).items() if name in new}
-        found[path] = {**content, "search": recipe_key(content.get("search", {}))}
+        record = read_json(path)
+        content = {name: value for name, value in record.items() if name in new}
+        content["search"] = recipe_key(content.get("search", {}))
+        found[path] = content | record.get("options", {})
     stage.nearest, stage.differences = _nearest(found, new, "", None)
 
 

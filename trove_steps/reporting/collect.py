@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
+from trove_steps.evaluation.measures import main_metrics
 from trove_steps.files import read_json
 from trove_steps.reporting.cell import Cell, document_texts
 from trove_steps.reporting.cost import cost, provenance, warnings
@@ -15,7 +16,6 @@ from trove_steps.reporting.statistics import intervals, pair_p_values
 from trove_steps.summary import metric_order
 from trove_steps.versions import versions
 
-MAIN_METRICS = ("ndcg_cut_10", "mrr_cut_10", "recall_100")
 POINTS = 6_000  # queries in the scatter plots of all data sets together
 
 
@@ -42,7 +42,7 @@ def collect(
         folder = path.parent.parent
         cells.append(Cell(record, folder, cache, logs, mined.get(record["cell"])))
     metrics = sorted({name for cell in cells for name in cell.metrics}, key=metric_order)
-    main = next((name for name in MAIN_METRICS if name in metrics), metrics[0])
+    main = main_metrics(metrics)[0]
     names = list(dict.fromkeys(cell.dataset for cell in cells))
     datasets = []
     for name in names:

@@ -22,7 +22,6 @@ def mining(cell: Cell) -> dict:
     audit = _audit(cell)
     names = [name for name in funnel.column_names if name != "query_id"]
     content = {
-        "asked": cell.mining.get("search_topk"),
         "queries": funnel.num_rows,
         "funnel": {name: int(pc.sum(funnel[name]).as_py() or 0) for name in names},
         "judge": "the cross-encoder" if _by_teacher(audit) else "the search",
