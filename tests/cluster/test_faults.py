@@ -30,7 +30,7 @@ def encoded(workflow, model: str = "bert") -> int:
     """Return how many texts the last encode job of a model did not find in the store."""
     (log,) = (workflow.folder / "logs" / "encode_corpus").glob(f"{workflow.encoder(model)}-*.log")
     found = re.findall(
-        r"encode corpus: [\d,]+ texts, [\d,]+ reused, ([\d,]+) encoded", log.read_text()
+        r"encode corpus: [\d,]+ texts, [\d,]+ reused.*, ([\d,]+) encoded", log.read_text()
     )
     return int(found[-1].replace(",", ""))
 
