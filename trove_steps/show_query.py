@@ -17,7 +17,7 @@ def rankings(plan, query: str, dataset: str | None = None, top: int = 10) -> lis
     if dataset is not None and dataset not in names:
         raise TroveStepsError(f"--dataset {dataset}: the configuration has {', '.join(names)}")
     cells = [cell for cell in plan.cells.values() if dataset in (None, cell.dataset)]
-    searched = [(cell, path) for cell in cells if (path := _deepest(plan, cell))]
+    searched = [(cell, path) for cell in cells if (path := plan.deepest_search(cell))]
     if not searched:
         raise TroveStepsError("nothing has been searched yet: run the workflow first")
     found = [one for cell, path in searched if (one := _ranking(plan, cell, path, query, top))]
@@ -27,12 +27,6 @@ def rankings(plan, query: str, dataset: str | None = None, top: int = 10) -> lis
             f"{', '.join(dict.fromkeys(cell.dataset for cell, _ in searched))}"
         )
     return found
-
-
-def _deepest(plan, cell):
-    """Return the manifest of the deepest finished ranking of a cell, None if there is none."""
-    found = (plan.cache / "searches" / cell.search).glob("top*.json")
-    return max(found, key=lambda path: int(path.stem[3:]), default=None)
 
 
 def _ranking(plan, cell, manifest, query: str, top: int) -> dict | None:
