@@ -292,7 +292,7 @@ function mining(dataset, models) {
     title: "Funnel", data: { values: stages.filter(s => names.includes(s.stage)) }, height: 70 + names.length * Math.max(8 * models.length, 20), mark: "bar",
     encoding: {
       y: { field: "stage", type: "nominal", sort: names, title: null }, yOffset: { field: "model", sort: models },
-      x: { field: "documents", type: "quantitative", title: "documents", axis: { format: "~s" } },
+      x: { field: "documents", type: "quantitative", title: "documents", axis: { format: "~s", tickCount: 5 } },
       color: { field: "model", ...byModel(models) }, tooltip: [{ field: "model" }, { field: "stage" }, { field: "documents", format: "," }],
     },
   });
