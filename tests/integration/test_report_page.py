@@ -69,9 +69,9 @@ def test_negatives_to_read_take_no_more_than_the_width(browser, tmp_path):
     content = LargeContent(models=1, datasets=1).content()
     (dataset,) = content["datasets"]
     long = "xml.etree.ElementTree.ElementTree.parse." * 3
-    dataset["texts"] = [[long, long] for _ in dataset["texts"]]
+    dataset["texts"] = {number: [long, long] for number in dataset["texts"]}
     browser.open(write_page(tmp_path, content))
-    wait_for(lambda: len(browser.all_of(".chart svg")) >= 9)
+    wait_for(lambda: browser.all_of("td.text"))
     widths = browser.run(
         "return [...document.querySelectorAll('.wide')].filter(e => e.querySelector('td.text'))"
         ".map(e => [e.scrollWidth, e.clientWidth])"
