@@ -167,6 +167,16 @@ def test_show_query_for_people(here, capsys):
     assert found["found"] + len(found["missed"]) == found["relevant"] == relevant
 
 
+def test_a_query_by_one_model(here, capsys):
+    assert main(["show", "query", "q1", *OPTIONS, "--json"]) == 0
+    everything = capsys.readouterr().out
+    chosen = ["--dataset", "tiny", "--model"]
+    assert main(["show", "query", "q1", *OPTIONS, *chosen, "bert", "--json"]) == 0
+    assert capsys.readouterr().out == everything
+    assert main(["show", "query", "q1", *OPTIONS, *chosen, "brt"]) == 1
+    assert "--model brt: the configuration has bert for tiny" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "x", "1.5", ""])
 @pytest.mark.parametrize("words", [["ask", "wing"], ["show", "query", "q1"]])
 def test_top(here, capsys, words, text):
