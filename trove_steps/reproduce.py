@@ -73,12 +73,29 @@ def reproduce(config: dict, tolerance: float = 0.0005, names: Sequence[str] = ()
         if _is_model(model, config, figure, given) and _is_dataset(dataset, figure, given)
     ]
     if not outcomes:
-        models = ", ".join(dict.fromkeys(figure.model for figure in figures))
-        raise TroveStepsError(
-            f"no figure is published for these data sets and models; models with figures: {models}. If one "
-            "has another name here, say so with --as NAME=PUBLISHED"
-        )
+        raise TroveStepsError(_nothing_known(config, figures, given))
     return outcomes
+
+
+def _nothing_known(config: dict, figures: list[Figure], given: dict) -> str:
+    """Say whether no model or no data set has figures, and which have."""
+    matched = [f for f in figures if any(_is_model(m, config, f, given) for m in config["models"])]
+    if not matched:
+        what, ours, known = "models", config["models"], [figure.model for figure in figures]
+    else:
+        what, ours, known = "data sets", config["datasets"], map(_dataset_name, matched)
+    of = ", ".join(dict.fromkeys(figure.model for figure in matched))
+    return (
+        f"no figure{f' of {of}' if of else ''} is published for the {what} here: {', '.join(ours)}; known: "
+        f"{', '.join(dict.fromkeys(known))}. If one of these has another name here, say so with "
+        f"--as {next(iter(ours))}=PUBLISHED"
+    )
+
+
+def _dataset_name(figure: Figure) -> str:
+    """Return the shortest name by which a data set and split are known."""
+    is_default = figure.split == DEFAULT_SPLITS.get(figure.dataset, "test")
+    return figure.dataset if is_default else f"{figure.dataset}-{figure.split}"
 
 
 def _given(name: str, config: dict, figures: list[Figure]) -> tuple[str, str]:
@@ -97,7 +114,7 @@ def _given(name: str, config: dict, figures: list[Figure]) -> tuple[str, str]:
 def _is_model(name: str, config: dict, figure: Figure, given: dict) -> bool:
     if name in given:
         return given[name] == figure.model
-    path = config["models"][name]["model_name_or_path"].rstrip("/")
+    path = config["models"][name].get("model_name_or_path", "").rstrip("/")
     last = figure.model.rpartition("/")[2].lower()
     return last in (name.lower(), path.rpartition("/")[2].lower())
 

@@ -70,9 +70,8 @@ def read_ranking(manifest: Path, cache_dir: Path) -> Ranking:
     return open_search(manifest, cache_dir)[0]
 
 
-def load_ranking(manifest: Path, cache: Path | None = None):
-    """Return a ranking as a table for people; see trove_steps.load_ranking."""
-    ranking = read_ranking(Path(manifest), Path(cache or Path(manifest).parent.parent.parent))
+def as_frame(ranking: Ranking):
+    """Return a ranking as a pandas.DataFrame for people; see trove_steps.load_ranking."""
     columns = {
         "query": ranking.query_ids.take(pa.array(ranking.row_queries)),
         "document": ranking.doc_ids.take(pa.array(ranking.docs)),

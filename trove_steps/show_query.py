@@ -5,20 +5,28 @@ from trove_steps.files import read_json, way_to
 from trove_steps.texts import read_some
 
 
-def rankings(plan, query: str, dataset: str | None = None, top: int = 10) -> list[dict]:
+def rankings(
+    plan, query: str, dataset: str | None = None, model: str | None = None, top: int = 10
+) -> list[dict]:
     """Return one ranking per cell whose query file has the id and whose search is done.
 
     Each has `dataset`, `model`, `text` of the query, `documents` (the first `top`), `missed` (the first `top`
     of the relevant ones after them, or not retrieved: rank None), `more_missed` (how many follow),
     `relevant`, `found` and `depth`. A document has `rank`, `id`, `score`, `label` (None: not judged),
     `relevant` and `text`.
-    Raises TroveStepsError if there is no data set of that name, no search is done or none knows the query.
+    Raises TroveStepsError if there is no data set or model of that name, no search is done or none knows the
+    query.
     """
-    names = list(dict.fromkeys(name for name, _ in plan.pairs))
-    if dataset is not None and dataset not in names:
-        raise TroveStepsError(f"--dataset {dataset}: the configuration has {', '.join(names)}")
-    cells = [cell for cell in plan.cells.values() if dataset in (None, cell.dataset)]
-    searched = [(cell, path) for cell in cells if (path := _deepest(plan, cell))]
+    cells = list(plan.cells.values())
+    for option, wanted in (("dataset", dataset), ("model", model)):
+        names = dict.fromkeys(getattr(cell, option) for cell in cells)
+        if wanted not in (None, *names):
+            of = f" for {dataset}" if option == "model" and dataset else ""
+            raise TroveStepsError(
+                f"--{option} {wanted}: the configuration has {', '.join(names)}{of}"
+            )
+        cells = [cell for cell in cells if wanted in (None, getattr(cell, option))]
+    searched = [(cell, path) for cell in cells if (path := plan.deepest_search(cell))]
     if not searched:
         wanted = [plan.search_manifest(cell, task) for cell in cells for task in cell.needs]
         remedy = way_to(wanted[0]) if wanted else "run the workflow with evaluation or mining"
@@ -30,12 +38,6 @@ def rankings(plan, query: str, dataset: str | None = None, top: int = 10) -> lis
             f"{', '.join(dict.fromkeys(cell.dataset for cell, _ in searched))}"
         )
     return found
-
-
-def _deepest(plan, cell):
-    """Return the manifest of the deepest finished ranking of a cell, None if there is none."""
-    found = (plan.cache / "searches" / cell.search).glob("top*.json")
-    return max(found, key=lambda path: int(path.stem[3:]), default=None)
 
 
 def _ranking(plan, cell, manifest, query: str, top: int) -> dict | None:

@@ -64,6 +64,22 @@ def test_more_models_than_colours_and_awkward_names(browser, tmp_path):
     assert browser.complaints_and_requests() == ([], [])
 
 
+def test_negatives_to_read_take_no_more_than_the_width(browser, tmp_path):
+    """Names of functions and addresses are longer than a column."""
+    content = LargeContent(models=1, datasets=1).content()
+    (dataset,) = content["datasets"]
+    long = "xml.etree.ElementTree.ElementTree.parse." * 3
+    dataset["texts"] = {number: [long, long] for number in dataset["texts"]}
+    browser.open(write_page(tmp_path, content))
+    wait_for(lambda: browser.all_of("td.text"))
+    widths = browser.run(
+        "return [...document.querySelectorAll('.wide')].filter(e => e.querySelector('td.text'))"
+        ".map(e => [e.scrollWidth, e.clientWidth])"
+    )
+    assert widths
+    assert [pair for pair in widths if pair[0] > pair[1]] == []
+
+
 def test_words_can_be_read_in_every_light(browser, tmp_path):
     browser.open(write_page(tmp_path, LargeContent(models=3, datasets=1).content()))
     wait_for(lambda: len(browser.all_of(".chart svg")) >= 9)

@@ -156,7 +156,7 @@ def test_pandas_as_the_documentation_has_it(tmp_path):
     assert main(["export-run", str(manifest), str(run_file)]) == 0
     page = (PROJECT / "docs/results.md").read_text()
     loaded, read = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    loaded = loaded.replace("cache/searches/…/top100.json", str(manifest))
+    loaded = loaded.replace("scifact/minilm", str(manifest))  # a manifest needs no configuration
     read = read.replace("results/scifact/minilm/run.trec.gz", str(run_file))
     frames = []
     for code in (loaded, read):

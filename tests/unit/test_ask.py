@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tests.conftest import PROJECT, make_dataset
 from tests.unit.test_filled_cache import save
+from trove_steps import load_embeddings, load_ranking
 from trove_steps.ask import find_cell
 from trove_steps.cli import main
 from trove_steps.commands.planning import positive
@@ -165,6 +167,16 @@ def test_show_query_for_people(here, capsys):
     assert found["found"] + len(found["missed"]) == found["relevant"] == relevant
 
 
+def test_a_query_by_one_model(here, capsys):
+    assert main(["show", "query", "q1", *OPTIONS, "--json"]) == 0
+    everything = capsys.readouterr().out
+    chosen = ["--dataset", "tiny", "--model"]
+    assert main(["show", "query", "q1", *OPTIONS, *chosen, "bert", "--json"]) == 0
+    assert capsys.readouterr().out == everything
+    assert main(["show", "query", "q1", *OPTIONS, *chosen, "brt"]) == 1
+    assert "--model brt: the configuration has bert for tiny" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "x", "1.5", ""])
 @pytest.mark.parametrize("words", [["ask", "wing"], ["show", "query", "q1"]])
 def test_top(here, capsys, words, text):
@@ -238,3 +250,55 @@ def test_queries_from_elsewhere(here, capsys):
     save(config, "imported.yaml")
     assert main(["ask", "wing", "--configfile", "imported.yaml"]) == 1
     assert "its queries were encoded elsewhere (query_embeddings)" in capsys.readouterr().err
+
+
+# --- vectors and rankings by name ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["corpus", "queries"])
+def test_vectors_by_name(here, role):
+    cell = Plan(json.loads(Path("my.yaml").read_text())).cells["tiny", "bert"]
+    manifest = Plan(json.loads(Path("my.yaml").read_text())).encoding_manifest(getattr(cell, role))
+    ids, vectors = load_embeddings("tiny/bert", role=role, configfile="my.yaml")
+    expected_ids, expected = load_embeddings(manifest)
+    assert ids == expected_ids == list(records(f"{role}.jsonl"))
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, expected)
+
+
+def test_a_ranking_by_name(here):
+    (manifest,) = Path("cache/searches").glob("*/top*.json")
+    frame = load_ranking("tiny/bert", configfile=["my.yaml"])
+    assert frame.equals(load_ranking(manifest))
+    assert list(frame.columns) == ["query", "document", "rank", "score"]
+
+
+def test_certify_and_export_run_by_name(here, capsys, tmp_path):
+    assert main(["certify", "tiny/bert", *OPTIONS]) == 0
+    assert capsys.readouterr().out.endswith("\ncertified\n")
+    (manifest,) = Path("cache/searches").glob("*/top*.json")
+    assert main(["export-run", str(manifest), str(tmp_path / "expected")]) == 0
+    os.chdir(tmp_path)  # the run file is named from here, the search from --directory
+    named = ["--configfile", str(here / "my.yaml"), "--directory", str(here)]
+    assert main(["export-run", "tiny/bert", "run", *named]) == 0
+    assert (tmp_path / "run").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+def test_names_of_nothing(here, tmp_path):
+    for load, known in ((load_embeddings, "embeddings"), (load_ranking, "searches")):
+        with pytest.raises(TroveStepsError, match=f"cache/{known}.* nor a cell; cells: tiny/bert$"):
+            load("tiny/other", configfile="my.yaml")
+        with pytest.raises(TroveStepsError, match=r"^my\.yaml is not the manifest"):
+            load("my.yaml", configfile="my.yaml")
+        with pytest.raises(
+            TroveStepsError, match=r"the configuration config/config\.yaml can't be"
+        ):
+            load("tiny/bert")
+    with pytest.raises(TroveStepsError, match="role: 'passages' is neither 'corpus' nor"):
+        load_embeddings("tiny/bert", role="passages", configfile="my.yaml")
+    config = json.loads(Path("my.yaml").read_text()) | {"encoding_cache_dir": str(tmp_path)}
+    (tmp_path / "new.yaml").write_text(json.dumps(config))
+    with pytest.raises(TroveStepsError, match="tiny/bert: its corpus is not encoded yet"):
+        load_embeddings("tiny/bert", configfile=tmp_path / "new.yaml")
+    with pytest.raises(TroveStepsError, match="tiny/bert: not searched yet"):
+        load_ranking("tiny/bert", configfile=tmp_path / "new.yaml")

@@ -103,6 +103,19 @@ def test_record_names_the_packages(encoded):
     assert record_of(encoded[0], 0)["versions"].items() >= installed.items()
 
 
+@pytest.mark.parametrize(
+    ("distinct", "reused", "said"),
+    [(20, 0, "20 texts, 0 reused, 20 enc"), (19, 1, "20 texts, 1 reused (1 repeated), 19 enc")],
+)
+def test_the_line_tells_repeated_texts(distinct, reused, said):
+    """On an empty cache nothing else is reused."""
+    record = Record(
+        "corpus", "bert", rows=20, distinct=distinct, reused=reused, encoded=20 - reused,
+        tokens_per_second=1.0, padding_share=0.0, seconds={"total": 1.0},
+    )  # fmt: skip
+    assert said in record.line()
+
+
 def test_jobs_that_share_a_corpus_are_counted_together(encoded, tmp_path):
     """A helper leaves a line too; what it encoded was not reused."""
     folder, arguments, _ = encoded

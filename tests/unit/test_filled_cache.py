@@ -274,7 +274,14 @@ def test_du(filled, capsys):
     assert found["bytes"] == sum(
         p.lstat().st_size for p in Path("cache").rglob("*") if p.is_symlink() or p.is_file()
     )
+    filled["models"]["bert"]["truncate_dim"] = [4]
+    text = run(capsys, "cache", "du", "--configfile", save(filled))
+    assert [line.split()[1] for line in text.splitlines()[1:3]] == ["bert", "bert"]
+    for path in Path("cache/embeddings").glob("*/recipe.json"):
+        if Store(Path("cache"), path.parent.name).manifests()[0].name.startswith("queries"):
+            path.unlink()  # as after an interruption
     text = run(capsys, "cache", "du", "--encoding-cache-dir", "cache")
+    assert "  –      interrupted" in text
     assert "mean, 128 tokens, float32" in text
     assert "data/corpus.jsonl" in text
 

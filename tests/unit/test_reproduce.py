@@ -67,6 +67,22 @@ def test_other_names(tmp_path):
         reproduce(given, names=["mine=scifcat"])
 
 
+def test_what_has_no_figures_is_named(tmp_path):
+    given = config(tmp_path, dataset="mine", path="checkpoints/x", model="own")
+    with pytest.raises(
+        TroveStepsError, match=f"the models here: own.* known: .*{MINILM}, .*--as own="
+    ):
+        reproduce(given)
+    only_vectors = {**given, "models": {"own": {}}}
+    with pytest.raises(TroveStepsError, match="the models here: own"):
+        reproduce(only_vectors)
+    with pytest.raises(TroveStepsError, match=r"the data sets here: mine.*scifact-train") as told:
+        reproduce(given, names=[f"own={MINILM}"])
+    assert ", msmarco." in str(told.value)
+    assert "intfloat" not in str(told.value)
+    assert "--as mine=" in str(told.value)
+
+
 def test_command(tmp_path, monkeypatch, capsys):
     given = config(tmp_path, ndcg_cut_10=0.6451)
     path = tmp_path / "my.yaml"

@@ -29,7 +29,7 @@ def test_nothing_relevant():
         ),
         (
             {"num_kept": 0, "num_models": 2, "num_disagreed": 9, "num_short_queries": 2},
-            "no negative was kept: of 9 candidates: disagreed 9;",
+            "no negative was kept: of 9 results looked at: disagreed 9;",
         ),
     ],
 )

@@ -203,7 +203,7 @@ def test_the_end_of_a_run_says_what_came_out_empty(raw):  # noqa: F811
     relevant, mined = shortfall_warnings(plan)
     assert "any of the 3 judged queries: no label is 2 or more" in relevant
     assert mined.startswith(
-        "warning: tiny/bert: no negative was kept: of 9 candidates: annotated 2"
+        "warning: tiny/bert: no negative was kept: of 9 results looked at: annotated 2"
     )
     warned = [{"kind": "no_relevant_documents", "message": "none is"}]
     write_json(plan.results / "tiny" / "data.json", {"warnings": warned})

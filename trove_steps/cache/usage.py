@@ -5,10 +5,13 @@ from trove_steps.embeddings.collection import last_use
 from trove_steps.keys import recipe_key
 
 
-def usage(cache: Cache, names: dict[tuple[str, str, str], list[str]]) -> dict:
+def usage(
+    cache: Cache, names: dict[tuple[str, str, str], list[str]], models: dict[str, list[str]]
+) -> dict:
     """Return what takes how much room, as JSON holds it.
 
-    `names` says which data sets of a configuration a collection (role, encoder, texts) belongs to.
+    `names` says which data sets of a configuration a collection (role, encoder, texts) belongs to, `models`
+    which of its models an encoder does.
     Bytes of collections overlap where they share texts; those of encoders do not.
     """
     encoders, collections = [], []
@@ -34,6 +37,7 @@ def usage(cache: Cache, names: dict[tuple[str, str, str], list[str]]) -> dict:
             {
                 "encoder": folder.key,
                 "model": _model_name(cache, folder.recipe),
+                "models": models.get(folder.key, []),
                 "recipe": folder.recipe,
                 "shards": len(shards),
                 "rows": sum(rows for rows, _ in shards.values()),
@@ -61,7 +65,7 @@ def _model_name(cache: Cache, recipe: dict) -> str:
 def describe_encoder(recipe: dict) -> str:
     """Say a recipe in a few words: mean, normalize, 256 tokens, float32, …"""
     if "model_files" not in recipe:
-        return "computed elsewhere" if recipe else "unknown"
+        return "computed elsewhere" if recipe else "interrupted"  # it is written last
     words = [str(recipe.get("pooling"))]
     if recipe.get("normalize"):
         words.append("normalize")

@@ -80,12 +80,17 @@ def run_du(options: argparse.Namespace) -> int:
 
     cache, plan = _open(options)
     names: dict[tuple[str, str, str], list[str]] = {}
+    models: dict[str, list[str]] = {}
     for cell in plan.cells.values() if plan else ():
         for e in (cell.corpus, cell.queries):
-            listed = names.setdefault((e.role, e.encoder, e.texts), [])
-            if cell.dataset not in listed:
-                listed.append(cell.dataset)
-    found = usage(cache, names)
+            model = cell.model.partition("@")[0]  # variants have the vectors of their model
+            for listed, name in (
+                (names.setdefault((e.role, e.encoder, e.texts), []), cell.dataset),
+                (models.setdefault(e.encoder, []), model),
+            ):
+                if name not in listed:
+                    listed.append(name)
+    found = usage(cache, names, models)
     print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else du_tables(found))
     return 0
 
@@ -104,7 +109,7 @@ def du_tables(found: dict) -> str:
     encoders = [
         [
             _key(e["encoder"]),
-            _short(e["model"]),
+            _short(", ".join(e["models"]) or e["model"] or "–"),
             describe_encoder(e["recipe"]),
             str(e["shards"]),
             *figures(e),

@@ -3,10 +3,12 @@
 import argparse
 from pathlib import Path
 
+from trove_steps.commands.planning import add_plan_options, load_plan
+
 
 def add(commands) -> None:
     parser = commands.add_parser("export-run", help="write a search as a TREC run file")
-    parser.add_argument("search", type=Path, help="its manifest, cache/searches/…/top….json")
+    parser.add_argument("search", help="DATASET/MODEL, or its manifest, cache/searches/…/top….json")
     parser.add_argument("output", type=Path, help="the run file; compressed if it ends in .gz")
     parser.add_argument("--depth", type=int, help="documents per query (default: all found)")
     parser.add_argument("--tag", default="trove-steps", help="last column of the run (trove-steps)")
@@ -15,12 +17,14 @@ def add(commands) -> None:
         type=Path,
         help="where the ids are (default: the cache that the manifest lies in)",
     )
+    add_plan_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the file as trec_eval reads it: by query, then score, then document id, both descending."""
     from trove_steps.errors import TroveStepsError
+    from trove_steps.named import find_search
     from trove_steps.ranking import write_trec
     from trove_steps.search import read_ranking
 
@@ -28,10 +32,11 @@ def run(options: argparse.Namespace) -> int:
         raise TroveStepsError(
             f"--depth: {options.depth} is not a number of documents; give at least 1"
         )
-    cache = options.encoding_cache_dir or options.search.parent.parent.parent
-    ranking = read_ranking(options.search, cache)
+    output = options.output.absolute()
+    search, cache = find_search(options.search, lambda: load_plan(options))
+    ranking = read_ranking(search, options.encoding_cache_dir or cache)
     if options.depth:
         ranking = ranking.head(options.depth)
-    write_trec(options.output, ranking, tag=options.tag)
+    write_trec(output, ranking, tag=options.tag)
     print(f"{options.output}: {len(ranking):,} queries, {len(ranking.docs):,} rows")
     return 0

@@ -58,8 +58,13 @@ def configuration(options: argparse.Namespace) -> dict:
             os.chdir(options.directory)
         except OSError as error:
             raise TroveStepsError(f"--directory {options.directory}: {error.strerror}") from None
+    return read_configurations(files)
+
+
+def read_configurations(paths: list[Path]) -> dict:
+    """Return what YAML files hold, a later one over an earlier; of none, config/config.yaml."""
     found: dict = {}
-    for path in files or [Path("config/config.yaml")]:
+    for path in paths or [Path("config/config.yaml")]:
         found = _merged(found, read_configuration(path))
     return found
 

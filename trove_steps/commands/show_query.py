@@ -14,6 +14,7 @@ def add(commands) -> None:
     parser.add_argument(
         "--dataset", help="a data set of the configuration (default: all that have it)"
     )
+    parser.add_argument("--model", help="a model of the configuration (default: all)")
     parser.add_argument(
         "--top",
         type=positive,
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the rankings; the results are read, nothing is computed."""
     from trove_steps.show_query import rankings
 
-    found = rankings(load_plan(options), options.id, options.dataset, options.top)
+    found = rankings(load_plan(options), options.id, options.dataset, options.model, options.top)
     if options.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from trove_steps.embeddings.vectors import Vectors
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import written_atomically
 
@@ -19,9 +18,8 @@ BLOCK_BYTES = 64 << 20
 TROVE_BATCH_ROWS = 1000  # what Trove writes, and reads at most, at once
 
 
-def load_embeddings(manifest: Path, path: Path | None = None) -> tuple[list[str], np.ndarray]:
-    """Return ids and vectors of a collection; see trove_steps.load_embeddings."""
-    vectors = Vectors(Path(manifest))
+def as_arrays(vectors, path: Path | None = None) -> tuple[list[str], np.ndarray]:
+    """Return ids and float32[n, dim], in memory or memory-mapped from `path`, a .npy file that is written."""
     ids = vectors.ids.to_pylist()
     if path is None:
         return ids, np.require(vectors.take(np.arange(len(vectors))), requirements="W")

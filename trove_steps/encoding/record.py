@@ -74,9 +74,10 @@ class Record:
 
     def line(self) -> str:
         """Return the one line that a person reads."""
+        repeated = self.rows - self.distinct
         text = (
-            f"encode {self.role}: {self.rows:,} texts, {self.reused:,} reused, "
-            f"{self.encoded:,} encoded"
+            f"encode {self.role}: {self.rows:,} texts, {self.reused:,} reused"
+            f"{f' ({repeated:,} repeated)' if repeated else ''}, {self.encoded:,} encoded"
         )
         if self.encoded:
             text += (

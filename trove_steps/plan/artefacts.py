@@ -29,12 +29,21 @@ class Artefacts(Cells):
     def search_manifest(self, cell: Cell, task: str) -> Path:
         """Return the ranking that serves a task of a cell: the shallowest finished one that is deep
         enough, else the one that will serve all tasks."""
-        directory = self.cache / "searches" / cell.search
-        names = (path.stem.removeprefix("top") for path in directory.glob("top*.json"))
-        finished = [int(name) for name in names if name.isdigit()]
+        finished = self._finished_searches(cell)
         deep_enough = [depth for depth in finished if depth >= cell.needs[task]]
         depth = min(deep_enough, default=self.depths[cell.search])
-        return directory / f"top{depth}.json"
+        return self.cache / "searches" / cell.search / f"top{depth}.json"
+
+    def deepest_search(self, cell: Cell) -> Path | None:
+        """Return the deepest finished ranking of a cell, None if there is none."""
+        finished = self._finished_searches(cell)
+        return finished[max(finished)] if finished else None
+
+    def _finished_searches(self, cell: Cell) -> dict[int, Path]:
+        """Return depth → ranking."""
+        found = (self.cache / "searches" / cell.search).glob("top*.json")
+        depths = ((path.stem.removeprefix("top"), path) for path in found)
+        return {int(depth): path for depth, path in depths if depth.isdigit()}
 
     def cell_directory(self, cell: Cell) -> Path:
         return self.results / cell.dataset / cell.model

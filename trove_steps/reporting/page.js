@@ -286,13 +286,13 @@ function warnings(dataset, models) {
 }
 
 function mining(dataset, models) {
-  const stages = models.flatMap(model => Object.entries(dataset.cells[model].mining.funnel).map(([stage, documents]) => ({ model, stage, documents })));
+  const stages = models.flatMap(model => Object.entries(dataset.cells[model].mining.funnel).map(([stage, documents]) => ({ model, stage: stage === "candidates" ? "looked at" : stage, documents })));
   const names = [...new Set(stages.filter(s => s.documents).map(s => s.stage))];
   const funnel = plot({
     title: "Funnel", data: { values: stages.filter(s => names.includes(s.stage)) }, height: 70 + names.length * Math.max(8 * models.length, 20), mark: "bar",
     encoding: {
       y: { field: "stage", type: "nominal", sort: names, title: null }, yOffset: { field: "model", sort: models },
-      x: { field: "documents", type: "quantitative", title: "documents", axis: { format: "~s" } },
+      x: { field: "documents", type: "quantitative", title: "documents", axis: { format: "~s", tickCount: 5 } },
       color: { field: "model", ...byModel(models) }, tooltip: [{ field: "model" }, { field: "stage" }, { field: "documents", format: "," }],
     },
   });

@@ -46,7 +46,7 @@ def nothing_mined(counts: dict) -> str | None:
 
 
 def _fates(counts: dict) -> str:
-    """Return what became of the candidates of all queries."""
+    """Return what became of the results that were looked at, of all queries."""
     if not counts["num_candidates"]:
         queries = counts["num_mined_queries"]
         return f"{queries:,} queries were mined, and the search found nothing for them"
@@ -56,4 +56,4 @@ def _fates(counts: dict) -> str:
         for name, count in counts.items()
         if count and name not in aside and not name.endswith(("_queries", "_rows"))
     )
-    return f"of {counts['num_candidates']:,} candidates: {', '.join(fates)}"
+    return f"of {counts['num_candidates']:,} results looked at: {', '.join(fates)}"
