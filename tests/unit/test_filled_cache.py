@@ -486,6 +486,14 @@ def test_export_of_a_variant(filled, capsys):
     assert message.startswith("error: data/corpus.jsonl is not the manifest of a collection")
 
 
+def test_an_export_that_fails_leaves_nothing(filled, capsys):
+    (manifest,) = Path("cache/embeddings").glob("*/corpus-*.json")
+    for shard in manifest.parent.glob("shards/*.arrow"):
+        shard.unlink()
+    run(capsys, "export", str(manifest), "-o", "out/v.npy", expect=1)
+    assert not list(Path("out").glob("*"))
+
+
 def test_copies_of_data_sets_that_were_fetched(filled, capsys):
     """Those of the Hub and of ir_datasets are counted, and go when no configuration reads them."""
     folders = [Path("cache/imported/datasets/a/0.0.0/f00"), Path("cache/imported") / ("b" * 32)]

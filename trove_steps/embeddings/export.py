@@ -39,16 +39,11 @@ def export(vectors, path: Path, kind: str | None = None) -> list[Path]:
         raise TroveStepsError(
             f"{path}: its ending says no format; it should be one of {', '.join(ENDINGS)}"
         )
-    files = [path]
-    if kind not in WITH_IDS:
-        files.append(path.with_name(f"{path.name}.ids.txt"))
-        with (
-            written_atomically(files[1]) as temporary,
-            open(temporary, "w", encoding="utf-8") as out,
-        ):
-            out.writelines(f"{name}\n" for name in vectors.ids.to_pylist())
+    files = [path] if kind in WITH_IDS else [path, path.with_name(f"{path.name}.ids.txt")]
     with written_atomically(path) as temporary:
         FORMATS[kind](temporary, vectors)
+        for ids in files[1:]:  # there before the vectors are, and not without them
+            _write_ids(ids, vectors)
     return files
 
 
@@ -57,6 +52,11 @@ def _blocks(vectors, rows: int | None = None) -> Iterator[tuple[int, np.ndarray]
     step = rows or max(1, BLOCK_BYTES // (4 * max(1, vectors.dim)))
     for start in range(0, len(vectors), step):
         yield start, vectors.take(np.arange(start, min(start + step, len(vectors))))
+
+
+def _write_ids(path: Path, vectors) -> None:
+    with written_atomically(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(f"{name}\n" for name in vectors.ids.to_pylist())
 
 
 def _write_npy(path: Path, vectors) -> None:
