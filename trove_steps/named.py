@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from trove_steps.embeddings.collection import check_vectors
 from trove_steps.embeddings.vectors import Vectors
 from trove_steps.errors import TroveStepsError
 from trove_steps.plan import Plan
@@ -27,8 +28,7 @@ def find_vectors(source: str | Path, role: str, load: Callable[[], Plan]):
         return Vectors(Path(source))
     plan, cell = _find_cell(source, COLLECTION, load)
     manifest = plan.encoding_manifest(cell.corpus if role == "corpus" else cell.queries)
-    if not manifest.exists():
-        raise TroveStepsError(f"{source}: its {role} is not encoded yet: run the workflow first")
+    check_vectors(manifest)
     return as_searched(Vectors(manifest), cell.search_recipe)
 
 
