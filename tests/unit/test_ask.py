@@ -298,7 +298,7 @@ def test_names_of_nothing(here, tmp_path):
         load_embeddings("tiny/bert", role="passages", configfile="my.yaml")
     config = json.loads(Path("my.yaml").read_text()) | {"encoding_cache_dir": str(tmp_path)}
     (tmp_path / "new.yaml").write_text(json.dumps(config))
-    with pytest.raises(TroveStepsError, match="corpus-.* is missing: run `snakemake encode`"):
+    with pytest.raises(TroveStepsError, match=r"corpus-.* is missing: run `snakemake encode`"):
         load_embeddings("tiny/bert", configfile=tmp_path / "new.yaml")
     with pytest.raises(TroveStepsError, match="tiny/bert: not searched yet"):
         load_ranking("tiny/bert", configfile=tmp_path / "new.yaml")
