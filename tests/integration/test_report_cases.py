@@ -37,7 +37,9 @@ def audit(workflow: Workflow, cell: str) -> list[dict]:
 
 def tables(workflow: Workflow, name: str) -> list[dict]:
     """Return the tables of a name that were kept for wandb."""
-    found = (workflow.folder / "results/wandb").glob(f"*/files/media/table/{name}*.json")
+    found = (workflow.folder / "results/wandb").glob(
+        f"offline-run-*/files/media/table/{name}*.json"
+    )
     return [json.loads(path.read_text()) for path in found]
 
 

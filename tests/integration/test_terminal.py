@@ -97,7 +97,7 @@ def cmdline_of(process: psutil.Process) -> list[str]:
 @pytest.fixture
 def start(workflow):
     """Start snakemake on a terminal; stop what a failed test leaves."""
-    make_dataset(workflow.folder / "data", documents=300)
+    make_dataset(workflow.folder / "data", documents=5000)
     started = []
 
     def start(*arguments, **options) -> Terminal:
@@ -126,13 +126,18 @@ def test_bars_on_the_terminal_and_results_in_a_file(start):
         terminal = start("evaluate", "--config", "nproc_per_node=2", stdout=file)
         assert terminal.end() == 0
     written = (start.folder / "out.txt").read_text()
-    for line in ("encode corpus: 300 texts", "search: 12 queries", "score tiny/bert: ", "\ntiny "):
+    for line in (
+        "encode corpus: 5,000 texts",
+        "search: 12 queries",
+        "score tiny/bert: ",
+        "\ntiny ",
+    ):
         assert written.count(line) == 1, line
     assert "\x1b" not in written
     assert max(map(len, written.splitlines())) > WIDTH, "no line is broken at the terminal's width"
     assert BAR.search(terminal.seen)
     assert "encode_corpus tiny/bert: " in terminal.seen
-    assert "300 texts" not in terminal.seen
+    assert "5,000 texts" not in terminal.seen
     assert not left_behind(start.folder)
 
 
@@ -173,6 +178,6 @@ def test_a_failure_and_a_quiet_run(start):
     corpus.write_text(good)
     terminal = start("check", "--quiet")
     assert terminal.end() == 0
-    assert sum(line.startswith("check tiny: 300 documents") for line in terminal.lines()) == 1
+    assert sum(line.startswith("check tiny: 5,000 documents") for line in terminal.lines()) == 1
     assert "jobs done" not in terminal.seen
     assert "check_data" not in terminal.seen
