@@ -169,7 +169,7 @@ def test_a_failure_and_a_quiet_run(start):
     terminal = start("check")
     assert terminal.end() == 1
     lines = terminal.lines()
-    assert any("corpus.jsonl:301: " in line for line in lines)
+    assert any("corpus.jsonl:5001: " in line for line in lines)
     assert "jobs done" in terminal.seen
     assert not any("jobs done" in line for line in lines)
     assert "Traceback" not in terminal.seen
