@@ -165,11 +165,13 @@ def test_ctrl_c_leaves_a_clean_screen_and_the_next_run_goes_on(start):
 def test_a_failure_and_a_quiet_run(start):
     corpus = start.folder / "data" / "corpus.jsonl"
     good = corpus.read_text()
-    corpus.write_text(good + '{"_id": "cut off\n')
+    # Enough of it that the view is there before the mistake is.
+    copies = [good.replace('"_id": "', f'"_id": "{number}-') for number in range(60)]
+    corpus.write_text("".join(copies) + '{"_id": "cut off\n')
     terminal = start("check")
     assert terminal.end() == 1
     lines = terminal.lines()
-    assert any("corpus.jsonl:5001: " in line for line in lines)
+    assert any("corpus.jsonl:300001: " in line for line in lines)
     assert "jobs done" in terminal.seen
     assert not any("jobs done" in line for line in lines)
     assert "Traceback" not in terminal.seen
