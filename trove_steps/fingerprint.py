@@ -26,16 +26,13 @@ BLOCK_BYTES = 1 << 18
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 (64 hex digits) of a file's bytes; TroveStepsError if it can't be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise TroveStepsError(f"{path} can't be read ({error.strerror})") from None
+    sha256 = hashlib.sha256()
+    _read_into(path, sha256)
+    return sha256.hexdigest()
 
 
-def _checksum(path: Path, *others) -> str:
-    """Return the XXH3 (128 bits, hex) of a file's bytes, with which other hashes are updated too."""
-    hashes = (xxhash.xxh3_128(), *others)
+def _read_into(path: Path, *hashes) -> None:
+    """Update hashes with a file's bytes; TroveStepsError if it can't be read."""
     block = memoryview(bytearray(BLOCK_BYTES))
     try:
         with open(path, "rb", buffering=0) as file:
@@ -44,7 +41,6 @@ def _checksum(path: Path, *others) -> str:
                     each.update(block[:size])
     except OSError as error:
         raise TroveStepsError(f"{path} can't be read ({error.strerror})") from None
-    return hashes[0].hexdigest()
 
 
 class Fingerprints:
@@ -72,8 +68,8 @@ class Fingerprints:
             digest = remembered["sha256"]
         else:
             started = time.time()
-            sha256 = hashlib.sha256()
-            checksum = _checksum(real, sha256)
+            sha256, checksum = hashlib.sha256(), xxhash.xxh3_128()
+            _read_into(real, sha256, checksum)
             digest = sha256.hexdigest()
             if identity(real) != before:
                 raise TroveStepsError(
@@ -81,7 +77,7 @@ class Fingerprints:
                 )
             if started - max(before["mtime_ns"], before["ctime_ns"]) / 1e9 > SETTLING_SECONDS:
                 shown = os.fsencode(real).decode("utf-8", "backslashreplace")
-                found = {"identity": before, "sha256": digest, "xxh3_128": checksum}
+                found = {"identity": before, "sha256": digest, "xxh3_128": checksum.hexdigest()}
                 _remember(memo, {"path": shown, **found})
         _check_blob(path, real, digest)
         return digest
@@ -94,8 +90,12 @@ class Fingerprints:
         """
         real = Path(os.path.realpath(path))
         remembered = _memory(self._memo(real))
-        checksum = remembered.get("xxh3_128") if remembered.get("sha256") == digest else None
-        return (checksum and checksum == _checksum(real)) or hash_file(real) == digest
+        if remembered.get("sha256") == digest and "xxh3_128" in remembered:
+            checksum = xxhash.xxh3_128()
+            _read_into(real, checksum)
+            if checksum.hexdigest() == remembered["xxh3_128"]:
+                return True
+        return hash_file(real) == digest
 
     def _memo(self, real: Path) -> Path:
         return self.cache_dir / "fingerprints" / f"{_path_key(real)}.json"

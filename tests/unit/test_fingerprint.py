@@ -34,12 +34,12 @@ def hashed(monkeypatch) -> list:
     """The files that were really read."""
     read = []
 
-    def counting(path, *others):
+    def counting(path, *hashes):
         read.append(Path(path).name)
-        return checksum(path, *others)
+        read_into(path, *hashes)
 
-    checksum = fingerprint._checksum
-    monkeypatch.setattr(fingerprint, "_checksum", counting)
+    read_into = fingerprint._read_into
+    monkeypatch.setattr(fingerprint, "_read_into", counting)
     return read
 
 
@@ -155,13 +155,12 @@ def test_an_unreadable_memory_costs_time_only(tmp_path, settled):
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatch):
     path = written(tmp_path / "a", b"corpus")
 
-    def slow_checksum(real, *others):
-        found = checksum(real, *others)
+    def slowly(real, *hashes):
+        read_into(real, *hashes)
         path.write_bytes(b"corpus and more")
-        return found
 
-    checksum = fingerprint._checksum
-    monkeypatch.setattr(fingerprint, "_checksum", slow_checksum)
+    read_into = fingerprint._read_into
+    monkeypatch.setattr(fingerprint, "_read_into", slowly)
     with pytest.raises(TroveStepsError, match="changed while it was read"):
         Fingerprints(tmp_path / "cache").file(path)
 

@@ -599,9 +599,9 @@ def test_a_collection_is_read_once_per_plan(raw, monkeypatch):
     from trove_steps import fingerprint
 
     read = []
-    real = fingerprint._checksum
+    real = fingerprint._read_into
     monkeypatch.setattr(
-        fingerprint, "_checksum", lambda path, *others: read.append(path) or real(path, *others)
+        fingerprint, "_read_into", lambda path, *hashes: read.append(path) or real(path, *hashes)
     )
     for n in range(4):
         raw["models"][f"m{n}"] = {**raw["models"]["bert"], "passage_max_len": 10 + n}
