@@ -61,15 +61,21 @@ def write_json(path: Path, value) -> None:
 def read_json(path: Path):
     """Read a JSON file that a step wrote; a damaged one is reported with what to do."""
     try:
+        return _parsed(path)
+    except ValueError as error:
+        raise TroveStepsError(
+            f"{path} is damaged ({error}): delete it and run again; only this file is made anew"
+        ) from None
+
+
+def _parsed(path: Path):
+    """Return the content of a JSON file; ValueError if it is damaged."""
+    try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TroveStepsError(f"{path} is missing: {way_to(path)}") from None
     except OSError as error:
         raise TroveStepsError(f"{path} can't be read ({error}): check its permissions") from None
-    except ValueError as error:
-        raise TroveStepsError(
-            f"{path} is damaged ({error}): delete it and run again; only this file is made anew"
-        ) from None
 
 
 def way_to(path: Path) -> str:
@@ -113,11 +119,7 @@ def read_manifest(path: Path, what: str, fields: Mapping[str, type]) -> dict:
     if Path(path).suffix != ".json" or Path(path).is_dir():
         raise TroveStepsError(f"{path} is not the manifest of {what}: name its .json file")
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TroveStepsError(f"{path} is missing: {way_to(path)}") from None
-    except OSError as error:
-        raise TroveStepsError(f"{path} can't be read ({error}): check its permissions") from None
+        content = _parsed(path)
     except ValueError as error:
         raise TroveStepsError(f"{path} is damaged ({error}): {withdraw(path, error)}") from None
     if not isinstance(content, dict) or not all(
