@@ -93,6 +93,8 @@ def about_filtered(collections: list[dict], files: Files) -> list[dict]:
         {**collection, "subset": [], "options": _unfiltered(collection["options"])}
         for collection in collections
     ]
+    if unfiltered == collections:  # nothing to read again for
+        return []
     kept, given = (
         merge_collections(some, files, keep_apart=True).table for some in (collections, unfiltered)
     )
