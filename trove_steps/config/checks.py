@@ -91,7 +91,7 @@ def check_pairs(config: dict) -> None:
         raise TroveStepsError("\n".join(lines))
 
 
-def check_vectors(config: dict, pairs: list[tuple[str, str]]) -> None:
+def check_embeddings(config: dict, pairs: list[tuple[str, str]]) -> None:
     """Refuse vectors from elsewhere that would count as those of several models.
 
     pairs: (data set, model) of all cells.

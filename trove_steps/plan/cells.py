@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from trove_steps.config.checks import check_vectors
+from trove_steps.config.checks import check_embeddings
 from trove_steps.config.loading import load_config, section_defaults
 from trove_steps.data import most_annotated, read_qrels
 from trove_steps.data.collections import Files, merge_collections
@@ -38,7 +38,7 @@ class Cells:
 
     def __init__(self, raw: dict, produced: set[str] = frozenset()):
         self.config = load_config(raw)
-        check_vectors(self.config, self.pairs)
+        check_embeddings(self.config, self.pairs)
         self.cache = Path(self.config["encoding_cache_dir"])
         self.results = Path(self.config["output_dir"])
         self.tasks = [task for task in ("evaluation", "mining") if task in self.config]
