@@ -169,6 +169,50 @@ def test_a_process_that_is_ended_gives_its_claim_back_if_it_can(tmp_path, ending
     assert claims.take(5) == (None if ending == signal.SIGKILL else "inherited")
     assert not claims.is_done(5)
 
+# In children, a SIGTERM comes while a claim is held, and a second one before the n-th line of Python that is
+# executed because of the first, wherever that is.
+TWICE = """
+import os, signal, sys
+from trove_steps.encoding.claims import Claims
+manifest, lines = sys.argv[1], int(sys.argv[2])
+
+def hold(block):
+    claims = Claims(manifest, 2)
+    claims.take(block)
+    with claims.held(block):
+        count = 0
+
+        def trace(frame, event, argument):
+            nonlocal count
+            if event == "line":
+                count += 1
+                if count == block + 1:
+                    signal.raise_signal(signal.SIGTERM)
+            return trace
+
+        sys.settrace(trace)
+        signal.raise_signal(signal.SIGTERM)
+
+for block in range(lines):
+    child = os.fork()
+    if not child:
+        signal.alarm(10)  # instead of waiting for ever
+        hold(block)
+        os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_two_signals_at_once_give_a_claim_back_too(tmp_path):
+    """SLURM signals every process of a job, and a launcher passes on to its worker what it got."""
+    manifest, lines = tmp_path / "corpus-a.json", 40
+    command = [sys.executable, "-c", TWICE, str(manifest), str(lines)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert ended.stdout.split() == [str(-signal.SIGTERM)] * lines
+    claims = Claims(manifest, 2)
+    assert {claims.take(block) for block in range(lines)} == {"inherited"}
+
+
 
 def test_a_signal_that_is_ignored_leaves_a_claim_alone(tmp_path):
     claims = Claims(tmp_path / "corpus-a.json", 2)

@@ -95,14 +95,18 @@ class Claims:
         """
         claim = self._own.pop(block)
         stop = threading.Event()
+        given_back = False
 
         def beat() -> None:
             while not stop.wait(BEAT_SECONDS):
                 with contextlib.suppress(OSError):
-                    os.utime(claim)
+                    if not given_back:
+                        os.utime(claim)
 
         def give_back() -> None:
-            stop.set()
+            # Without a lock: a second signal may come while one is acted upon, in the same thread.
+            nonlocal given_back
+            given_back = True
             with contextlib.suppress(OSError):
                 os.utime(claim, (0, 0))
 
@@ -163,7 +167,7 @@ class Claims:
 
 @contextlib.contextmanager
 def _before_end(act: Callable[[], None]) -> Iterator[None]:
-    """Call `act()` when a signal ends this process, before it does."""
+    """Call `act()` when a signal ends this process, before it does; a second signal may call it once more."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
