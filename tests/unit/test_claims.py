@@ -169,6 +169,7 @@ def test_a_process_that_is_ended_gives_its_claim_back_if_it_can(tmp_path, ending
     assert claims.take(5) == (None if ending == signal.SIGKILL else "inherited")
     assert not claims.is_done(5)
 
+
 # In children, a SIGTERM comes while a claim is held, and a second one before the n-th line of Python that is
 # executed because of the first, wherever that is.
 TWICE = """
@@ -211,7 +212,6 @@ def test_two_signals_at_once_give_a_claim_back_too(tmp_path):
     assert ended.stdout.split() == [str(-signal.SIGTERM)] * lines
     claims = Claims(manifest, 2)
     assert {claims.take(block) for block in range(lines)} == {"inherited"}
-
 
 
 def test_a_signal_that_is_ignored_leaves_a_claim_alone(tmp_path):
