@@ -458,3 +458,26 @@ def test_queries_have_the_lengths_of_their_own_model(configured, capsys, monkeyp
     configure(models={"m": model})
     doctor(capsys)
     assert asked == ["model", "other"]
+
+
+CHATTY = """
+import json
+
+print("imported")
+
+
+def lines(path):
+    for line in open(path):
+        print(len(line))
+        yield json.loads(line)
+"""
+
+
+@pytest.mark.parametrize("command", [["doctor", "data"], ["show", "dataset"]])
+def test_what_own_code_prints_is_not_in_the_json(configured, capsys, command):
+    Path("chatty.py").write_text(CHATTY)
+    configure(datasets={"d": {**JUDGED, "record_loader": "chatty:lines"}})
+    assert main([*command, *configured, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["corpus"]["records"] == 60
+    assert "imported" in printed.err

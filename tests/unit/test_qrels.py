@@ -472,6 +472,18 @@ BAD = {
         b'{"q": {"a": 1}}\n{"r": {"a": 1}, "s": 2}\n',
         r"data:2: the value of 's'",
     ),
+    "nested JSON, a query twice": (
+        b'{"q": {"a": 1}, "r": {"a": 1}, "q": {"b": 1}}',
+        r"data:1: 'q' is there twice, with {'a': 1} and {'b': 1}: merge",
+    ),
+    "nested JSON, a document twice": (
+        b'{"p": {"a": 1}}\n{"q": {"a": 1, "b": 0, "a": 0}}\n',
+        r"data:2: 'a' is there twice, with 1 and 0: ",
+    ),
+    "nested JSON, a query twice, indented": (
+        b'{\n"q": {"a": 1},\n"r":\n{"a": 1},\n"q":\n{"b": 1}\n}',
+        r"data: 'q' is there twice, with",
+    ),
     "training data without a query id": (
         b'{"query": "x", "positive": ["a"]}',
         r"data:1: not judgments: training data need a query id",

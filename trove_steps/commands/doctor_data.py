@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from trove_steps.commands.planning import add_plan_options, configuration
+from trove_steps.commands.planning import add_plan_options, configuration, own_code_aside
 
 FIELDS = ("id", "title", "text")
 
@@ -26,16 +26,17 @@ def run(options: argparse.Namespace) -> int:
     """Print a check of the data; return 1 if there are warnings and the data set is strict."""
     from trove_steps.data.checks import check_data
 
-    config, data, links = resolved(options)
-    found = check_data(data.checked, links)
-    found["lengths"] = {
-        name: {
-            role: lengths_of(config["models"][name], name, data, role, found[role]["records"])
-            for role in ("corpus", "queries")
-            if getattr(data, role).links
+    with own_code_aside():
+        config, data, links = resolved(options)
+        found = check_data(data.checked, links)
+        found["lengths"] = {
+            name: {
+                role: lengths_of(config["models"][name], name, data, role, found[role]["records"])
+                for role in ("corpus", "queries")
+                if getattr(data, role).links
+            }
+            for name in _models(config, options.dataset)
         }
-        for name in _models(config, options.dataset)
-    }
     print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else page(found))
     return 1 if data.strict and found["warnings"] else 0
 

@@ -7,7 +7,7 @@ import re
 import time
 from pathlib import Path
 
-from trove_steps.commands.planning import add_plan_options, configuration
+from trove_steps.commands.planning import add_plan_options, configuration, own_code_aside
 
 TEXTS = (
     "The wing of an aircraft produces lift.",
@@ -40,7 +40,8 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what a model's files and options come to, cosines of three texts, and the speed."""
-    found = examine(options)
+    with own_code_aside():
+        found = examine(options)
     print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else _page(found))
     return 0
 

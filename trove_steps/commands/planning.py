@@ -1,7 +1,9 @@
 """What all subcommands that look at a configuration share: which one, and from which folder."""
 
 import argparse
+import contextlib
 import os
+import sys
 from pathlib import Path
 
 from trove_steps.errors import TroveStepsError
@@ -31,6 +33,11 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
+
+
+def own_code_aside() -> contextlib.AbstractContextManager:
+    """Have what own code prints go to stderr: stdout is for what a command was asked for."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def load_plan(options: argparse.Namespace):

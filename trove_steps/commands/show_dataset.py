@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from trove_steps.commands.doctor_data import add_options, page, resolved
+from trove_steps.commands.planning import own_code_aside
 
 
 def add(commands) -> None:
@@ -14,7 +15,15 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print data.json of the results if it is of these files, else read the data set."""
+    """Print the data set's check; return 0."""
+    with own_code_aside():
+        found = _found(options)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else page(found))
+    return 0
+
+
+def _found(options: argparse.Namespace) -> dict:
+    """Return data.json of the results if it is of these files, else read the data set."""
     from trove_steps.check_data import FILE
     from trove_steps.data.checks import check_data
     from trove_steps.files import read_json
@@ -31,8 +40,7 @@ def run(options: argparse.Namespace) -> int:
     named = {kind: {"files": files} for kind, files in data.provenance.items()}
     if found is None or _paths(found) != _paths(named):
         found = check_data(data.checked, links)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else page(found))
-    return 0
+    return found
 
 
 def _paths(found: dict) -> list[str]:

@@ -1,8 +1,9 @@
 """Judgments in JSON: one per line, grouped by query, nested, or implied by training data."""
 
+import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 import orjson
@@ -44,18 +45,20 @@ Triplets = tuple[list, list, list]
 def json_judgments(source: Source):
     """Return (format in words, tables) of a JSON or JSON lines file."""
     what, read, tables = None, None, []
-    for records, numbers in _records(source):
+    for records, numbers, texts in _records(source):
         check_objects(source, records, numbers)
         if read is None:
             what, read = _reader(records[0], f"{source.name}:{numbers[0]}")
         tables.append(_table(source, records, numbers, read))
+        if read is _nested:
+            _check_keys(source, numbers, texts)
     return what, tables
 
 
 def json_lines(source: Source, query: str, doc: str) -> list[int]:
     """Return the numbers of the lines that judge a pair."""
     read, found = None, []
-    for records, numbers in _records(source):
+    for records, numbers, _ in _records(source):
         check_objects(source, records, numbers)
         for record, number in zip(records, numbers, strict=True):
             read = read or _reader(record, source.name)[1]
@@ -66,22 +69,23 @@ def json_lines(source: Source, query: str, doc: str) -> list[int]:
     return found
 
 
-def _records(source: Source) -> Iterator[tuple[list[dict], list[int]]]:
-    """Yield (objects, their line numbers): one per line, or the file as one object."""
+def _records(source: Source) -> Iterator[tuple[list[dict], Sequence[int], list[bytes]]]:
+    """Yield (objects, their line numbers, what they were parsed from): one per line, or the file as one
+    object."""
     if source.head.lstrip()[:1] == b"[":
         raise TroveStepsError(
             f"{source.name} is one JSON array: write one object per line, for instance with jq -c '.[]'"
         )
     if _is_one_object(source.head):
-        yield [_whole(source)], [1]
+        content = b"\n".join(line for _, lines in source.lines() for line in lines)
+        yield [_parsed_whole(source, content)], [1], [content]
         return
     for first, lines in source.lines():
         for start in range(0, len(lines), BATCH_LINES):
-            records, numbers = parse_lines(
-                source, lines[start : start + BATCH_LINES], first + start
-            )
+            part = lines[start : start + BATCH_LINES]
+            records, numbers = parse_lines(source, part, first + start)
             if records:
-                yield records, numbers
+                yield records, numbers, [part[number - first - start] for number in numbers]
 
 
 def _is_one_object(head: bytes) -> bool:
@@ -96,8 +100,7 @@ def _is_one_object(head: bytes) -> bool:
     return False
 
 
-def _whole(source: Source):
-    content = b"\n".join(line for _, lines in source.lines() for line in lines)
+def _parsed_whole(source: Source, content: bytes):
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError as error:
@@ -166,6 +169,34 @@ def _nested(record: dict) -> Triplets:
         docs += judged.keys()
         scores += judged.values()
     return queries, docs, scores
+
+
+class _Twice(Exception):
+    """A key of a JSON object and its two values."""
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict:
+    """Return the mapping of an object's keys; raise _Twice if one is there twice."""
+    found: dict = {}
+    for key, value in pairs:
+        if key in found:
+            raise _Twice(key, found[key], value)
+        found[key] = value
+    return found
+
+
+def _check_keys(source: Source, numbers: Sequence[int], texts: list[bytes]) -> None:
+    """Raise TroveStepsError if a query or a document is there twice in an object: a parser keeps only the
+    last one."""
+    for number, text in zip(numbers, texts, strict=True):
+        try:
+            json.loads(text, object_pairs_hook=_each_once)
+        except _Twice as twice:
+            key, *values = map(shortened, twice.args)
+            where = source.name if b"\n" in text.strip() else f"{source.name}:{number}"
+            raise TroveStepsError(
+                f"{where}: {key} is there twice, with {' and '.join(values)}: merge them, or remove one"
+            ) from None
 
 
 def _training(record: dict, query: str, positive: str | None, negative: str | None) -> Triplets:
