@@ -556,6 +556,8 @@ def test_a_trial_of_this_processor():
 @pytest.mark.skipif(candidates.kernels() is None, reason="needs numba")
 def test_the_bar_of_bfloat16_scores():
     """Every bfloat16 number passes that is at least the float32 threshold; besides, only -0."""
+    from trove_steps.topk.kernels import selection
+
     halves = np.arange(2**16, dtype=np.uint16)
     values = (halves.astype(np.uint32) << 16).view(np.float32)
     numbers, halves, values = (
@@ -563,10 +565,10 @@ def test_the_bar_of_bfloat16_scores():
     )
     edges = values[np.random.default_rng(1).integers(0, len(values), 60)]
     edges = np.concatenate([edges, np.nextafter(edges, np.inf), np.nextafter(edges, -np.inf)])
-    places, kernels = np.empty(len(numbers), np.int64), candidates.kernels()
+    places = np.empty(len(numbers), np.int64)
     for bar in [0.0, -0.0, np.inf, -np.inf, 1e-45, -1e-45, *edges]:
-        least, most = kernels._halves_bar(np.float32(bar).view(np.uint32))
-        found = kernels._find_halves(numbers, least, most, places)
+        least, most = selection._halves_bar(np.float32(bar).view(np.uint32))
+        found = selection._find_halves(numbers, least, most, places)
         extra = np.setdiff1d(places[:found], np.flatnonzero(values >= np.float32(bar)))
         assert set(halves[extra]) <= {0x8000}
         assert found - len(extra) == (values >= np.float32(bar)).sum()

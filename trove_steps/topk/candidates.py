@@ -42,7 +42,7 @@ class Candidates:
     below it is out for good. A query with more live candidates than `limit` is `lost`.
 
     Where it is known how many documents a query will meet (`expected`, else 0), the floor is bold: a place
-    before the `reach`-th of those seen (`kernels._aim`). At the end it is compared with the
+    before the `reach`-th of those seen (`kernels.selection._aim`). At the end it is compared with the
     `reach`-th of all; a query for which it was too high is `missed`.
     """
 

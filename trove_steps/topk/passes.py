@@ -76,7 +76,7 @@ class Trial:
 def expected_hits(documents: int, depth: int) -> float:
     """How many documents in random order reach the floor when it is their turn.
 
-    The integral over n of (place of the floor) / n; see `kernels._aim`.
+    The integral over n of (place of the floor) / n; see `kernels.selection._aim`.
     """
     proven = depth * (1 + np.log(max(1, documents / depth)))
     if depth < BOLD_REACH:

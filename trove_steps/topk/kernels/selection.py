@@ -1,29 +1,15 @@
-"""Compiled inner loops of the search (numba). `trove_steps.topk.search` works without them, slower.
-
-The kernels release the interpreter's lock, so that threads run them side by side. Whatever reaches
-a result uses no fast-math: the same IEEE operations in the same order on every machine.
-"""
+"""Candidates: which scores of the fast pass may be among the best k."""
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from trove_steps.topk.kernels.compiling import ANY_ORDER, compile_kernel
 
 CHUNK = 64  # scores looked at together: most chunks have no hit and are left at once
 
-# Norms are only ever used with slack, so the order of their additions is free.
-ANY_ORDER = {"reassoc", "nsz", "contract"}
 
-
-def _compile(function, fastmath=False):
-    """Compile on first use, and keep the code on disk where some folder lets us."""
-    try:
-        return njit(nogil=True, cache=True, fastmath=fastmath)(function)
-    except RuntimeError:  # no writable folder for the cache
-        return njit(nogil=True, fastmath=fastmath)(function)
-
-
-@_compile
+@compile_kernel
 def _kth_largest(values, n, k):
     """The k-th largest of values[:n] (k from 1), by quickselect; reorders `values`."""
     low, high, target = 0, n - 1, k - 1
@@ -50,7 +36,7 @@ def _kth_largest(values, n, k):
     return values[target]
 
 
-@_compile
+@compile_kernel
 def _prune(low, high, place, n, k, floor, scratch):
     """Raise the floor to the k-th largest `low` and drop what cannot reach it."""
     if n >= k:
@@ -64,7 +50,7 @@ def _prune(low, high, place, n, k, floor, scratch):
     return kept, floor
 
 
-@_compile
+@compile_kernel
 def _aim(k, seen, expected):
     """The place among the documents seen so far at which the floor is set: k, or a bold one before it.
 
@@ -78,7 +64,7 @@ def _aim(k, seen, expected):
     return min(k, np.int64(4 * share + 8 * np.sqrt(share) + 32))
 
 
-@_compile
+@compile_kernel
 def _reaches(values, least):
     reached = False
     for j in range(values.shape[0]):  # becomes vector code
@@ -86,7 +72,7 @@ def _reaches(values, least):
     return reached
 
 
-@_compile
+@compile_kernel
 def _find(values, least, places):
     """Write where `values` reach `least` into `places`, in order; return how many do."""
     found = 0
@@ -100,7 +86,7 @@ def _find(values, least, places):
     return found
 
 
-@_compile
+@compile_kernel
 def _reaches_halves(bits, least, most):
     reached = False
     for j in range(bits.shape[0]):
@@ -108,7 +94,7 @@ def _reaches_halves(bits, least, most):
     return reached
 
 
-@_compile
+@compile_kernel
 def _find_halves(bits, least, most, places):
     """The same for bfloat16 numbers as int16, with `least` and `most` from `_halves_bar`."""
     found = 0
@@ -122,7 +108,7 @@ def _find_halves(bits, least, most, places):
     return found
 
 
-@_compile
+@compile_kernel
 def _halves_bar(bits):
     """(least, most): bfloat16 numbers >= a float32, given as uint32 bits, are >= least or <= most.
 
@@ -135,7 +121,7 @@ def _halves_bar(bits):
     return np.int16(0), np.int16(upper - 0x10000)
 
 
-@_compile
+@compile_kernel
 def _admit(scores, hits, first, e, k, limit, low, high, place, n, full, floor, scratch):
     """Append the documents first + hits whose scores reach the floor to the n candidates of a query.
 
@@ -162,7 +148,7 @@ def _admit(scores, hits, first, e, k, limit, low, high, place, n, full, floor, s
     return n, full, floor, False
 
 
-@_compile
+@compile_kernel
 def offer(
     scores, first, error, k, limit, low, high, place, fill, full, floor, lost, seen, expected
 ):
@@ -185,7 +171,7 @@ def offer(
         )  # fmt: skip
 
 
-@_compile
+@compile_kernel
 def offer_halves(
     bits, first, error, k, limit, low, high, place, fill, full, floor, lost, seen, expected
 ):
@@ -211,160 +197,7 @@ def offer_halves(
         )  # fmt: skip
 
 
-@_compile
-def settle(k, low, high, place, fill, floor, missed):
-    """Prune every query once more, with the k-th of all that was offered.
-
-    A query is missed if its floor was above that k-th: what was dropped may be among the best.
-    """
-    scratch = np.empty(low.shape[1], np.float32)
-    for i in range(low.shape[0]):
-        before = floor[i]
-        floor[i] = -np.inf
-        fill[i], floor[i] = _prune(low[i], high[i], place[i], fill[i], k, floor[i], scratch)
-        missed[i] = floor[i] < before
-
-
-@_compile
-def _width(dim):
-    """The float64 numbers that `_tree_dot` needs as scratch: half the padded width, at least 8."""
-    width = 16
-    while width < dim:
-        width *= 2
-    return width // 2
-
-
-@_compile
-def _tree_dot(q, d, sums):
-    """The product of two vectors, added as `topk.rescore` does: halves of the padded width.
-
-    Padding further, to 16, changes nothing: x + 0 = x. Loops run over slices, because the compiler
-    makes vector code only of plain indices.
-    """
-    dim, half = q.shape[0], sums.shape[0]
-    pairs = max(0, dim - half)
-    q2, d2 = q[half:], d[half:]
-    for j in range(pairs):
-        sums[j] = np.float64(q[j]) * np.float64(d[j]) + np.float64(q2[j]) * np.float64(d2[j])
-    q1, d1, rest = q[pairs:half], d[pairs:half], sums[pairs:]
-    for j in range(q1.shape[0]):
-        rest[j] = np.float64(q1[j]) * np.float64(d1[j])
-    sums[dim:] = 0.0
-    while half > 8:
-        half //= 2
-        upper = sums[half : 2 * half]
-        for j in range(half):
-            sums[j] += upper[j]
-    even = (sums[0] + sums[4]) + (sums[2] + sums[6])
-    return even + ((sums[1] + sums[5]) + (sums[3] + sums[7])) + 0.0
-
-
-@_compile
-def rescore_pairs(queries, documents, query_of, document_of, out):
-    """out[p] = exact score of queries[query_of[p]] and documents[document_of[p]]."""
-    sums = np.empty(_width(queries.shape[1]), np.float64)
-    for p in range(query_of.shape[0]):
-        out[p] = _tree_dot(queries[query_of[p]], documents[document_of[p]], sums)
-
-
-@_compile
-def rescore_all(queries, documents, out):
-    """out[i, j] = exact score of queries[i] and documents[j]."""
-    sums = np.empty(_width(queries.shape[1]), np.float64)
-    for i in range(queries.shape[0]):
-        for j in range(documents.shape[0]):
-            out[i, j] = _tree_dot(queries[i], documents[j], sums)
-
-
-@_compile
-def _extremes(vectors, smallest, largest):
-    for i in range(vectors.shape[0]):
-        for j in range(vectors.shape[1]):
-            x = vectors[i, j]
-            smallest[j] = x if x < smallest[j] else smallest[j]
-            largest[j] = x if x > largest[j] else largest[j]
-
-
-def extremes(vectors):
-    """(float32[d], float32[d]): the smallest and largest value of every dimension."""
-    smallest, largest = vectors[0].copy(), vectors[0].copy()
-    _extremes(vectors, smallest, largest)
-    return smallest, largest
-
-
-def _halve(bits, vectors, halves, size, residue):
-    """halves = the upper 16 bits of float32 vectors, rounded to nearest even: bfloat16.
-
-    `bits` are the vectors as uint32. size[i] = |vectors[i]|, residue[i] = |vectors[i] - halves[i]|.
-    """
-    rounded = np.empty(bits.shape[1], np.uint32)
-    nearest = rounded.view(np.float32)
-    for i in range(bits.shape[0]):
-        squares, left = np.float32(0), np.float32(0)
-        for j in range(bits.shape[1]):
-            odd = (bits[i, j] >> np.uint32(16)) & np.uint32(1)
-            rounded[j] = (bits[i, j] + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
-            halves[i, j] = np.uint16(rounded[j] >> np.uint32(16))
-        for j in range(bits.shape[1]):
-            r = vectors[i, j] - nearest[j]
-            squares += vectors[i, j] * vectors[i, j]
-            left += r * r
-        size[i], residue[i] = np.sqrt(squares), np.sqrt(left)
-
-
-halve = _compile(_halve, ANY_ORDER)
-
-
-def _encode(vectors, centre, step, codes, size, residue):
-    """codes = round((vectors - centre) / step) in int8, with the norms of codes and residues.
-
-    vectors = centre + step * codes + r. size[i] = |codes[i]|, residue[i] = |r[i]|.
-    """
-    inverse = np.empty_like(step)
-    for j in range(step.shape[0]):
-        inverse[j] = 1 / step[j] if step[j] > 1e-30 else np.float32(0)  # 1/x must stay finite
-    for i in range(vectors.shape[0]):
-        squares, left = np.float32(0), np.float32(0)
-        for j in range(vectors.shape[1]):
-            x = vectors[i, j] - centre[j]
-            code = np.rint(x * inverse[j])
-            code = min(max(code, np.float32(-127)), np.float32(127))
-            r = x - code * step[j]
-            codes[i, j] = np.int8(code)
-            squares += code * code
-            left += r * r
-        size[i], residue[i] = np.sqrt(squares), np.sqrt(left)
-
-
-encode = _compile(_encode, ANY_ORDER)
-
-
-@_compile
-def encode_queries(queries, centre, step, codes, unit, shift, rest, norm):
-    """Write queries[i] * step as unit[i] * codes[i] + h[i]; queries are mixed, float64.
-
-    shift[i] = queries[i] · centre, rest[i] = |h[i]|, norm[i] = |queries[i]|.
-    """
-    dim = queries.shape[1]
-    for i in range(queries.shape[0]):
-        largest, along, squares = 0.0, 0.0, 0.0
-        for j in range(dim):
-            x = np.float64(queries[i, j])
-            largest = max(largest, abs(x * step[j]))
-            along += x * centre[j]
-            squares += x * x
-        unit[i] = largest / 127 if largest > 0 else 1.0
-        left = 0.0
-        for j in range(dim):
-            x = np.float64(queries[i, j]) * step[j]
-            code = np.rint(x / unit[i])
-            codes[i, j] = np.int8(code)
-            h = x - code * unit[i]
-            left += h * h
-        shift[i], rest[i], norm[i] = along, np.sqrt(left), np.sqrt(squares)
-
-
-@_compile
+@compile_kernel
 def _bar(floor, unit, shift, error):
     """The least integer product whose score may reach the floor, or one less."""
     bar = np.floor((np.float64(floor) - shift - error) / unit)
@@ -381,10 +214,10 @@ def _dot(q, d):
     return total
 
 
-dot = _compile(_dot, ANY_ORDER)
+dot = compile_kernel(_dot, ANY_ORDER)
 
 
-@_compile
+@compile_kernel
 def offer_codes(
     products, unit, shift, error, queries, documents, float_error, first, budget,
     k, limit, low, high, place, fill, full, floor, lost, seen, expected,
@@ -414,3 +247,17 @@ def offer_codes(
         if budget < 0:
             return i + 1
     return products.shape[0]
+
+
+@compile_kernel
+def settle(k, low, high, place, fill, floor, missed):
+    """Prune every query once more, with the k-th of all that was offered.
+
+    A query is missed if its floor was above that k-th: what was dropped may be among the best.
+    """
+    scratch = np.empty(low.shape[1], np.float32)
+    for i in range(low.shape[0]):
+        before = floor[i]
+        floor[i] = -np.inf
+        fill[i], floor[i] = _prune(low[i], high[i], place[i], fill[i], k, floor[i], scratch)
+        missed[i] = floor[i] < before
