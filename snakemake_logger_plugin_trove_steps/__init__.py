@@ -55,6 +55,10 @@ class LogHandler(LogHandlerBase):
         self.ordinary.setFormatter(fmt)
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR and isinstance(record.msg, str):
+            from snakemake_logger_plugin_trove_steps.words import in_words
+
+            record.msg = in_words(record.msg, sys.argv[1:])
         if self.view is None:
             self.ordinary.emit(record)
             return

@@ -47,7 +47,7 @@ def load_ranking(source, cache=None, *, configfile=None):
 def _plan(configfile):
     from pathlib import Path
 
-    from trove_steps.commands.planning import read_configurations
+    from trove_steps.config.reading import read_configurations
     from trove_steps.plan import Plan
 
     given = configfile if isinstance(configfile, list | tuple) else [configfile]

@@ -3,13 +3,16 @@
 import json
 import subprocess
 
+import pytest
+
 from tests.conftest import write_jsonl
 
 
 def fails_with(workflow, message: str, *arguments: str) -> None:
     output = workflow.run(*arguments, expect=1)
     assert message in output, output
-    assert "Traceback (most recent call last)" not in output, output
+    assert "Traceback" not in output, output
+    assert '  File "' not in output, output
 
 
 def test_unknown_key(workflow):
@@ -18,6 +21,30 @@ def test_unknown_key(workflow):
         workflow,
         "evaluation.ir_metric_k_values: unknown key; did you mean 'ir_metrics_k_values'?",
     )
+
+
+BAD_FILES = {
+    "no YAML": (
+        b"datasets:\n  d: {corpus_path: a\nmodels:\n",
+        "error: bad.yaml:3: not valid YAML: ",
+    ),
+    "no UTF-8": (b"datasets: {} # \xfc\n", "error: the configuration bad.yaml is not UTF-8: "),
+    "empty": (b"", "error: the configuration bad.yaml holds no sections"),
+    "gone": (None, "error: the configuration bad.yaml can't be read (No such file or directory): "),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_is_no_configuration(workflow, name):
+    content, message = BAD_FILES[name]
+    if content is not None:
+        (workflow.folder / "bad.yaml").write_bytes(content)
+    fails_with(workflow, message, "--configfile", "bad.yaml")
+
+
+def test_a_task_behind_configfile(workflow):
+    message = "--configfile takes all names behind it, and mine is no file"
+    fails_with(workflow, f"error: {message}", "--configfile", "my.yaml", "mine")
 
 
 def test_missing_file(workflow):

@@ -232,7 +232,7 @@ def run_compact(options: argparse.Namespace) -> int:
 
 def _kept_by(path: Path):
     from trove_steps.cache.garbage import reached_by, reached_by_list
-    from trove_steps.commands.planning import read_configuration
+    from trove_steps.config.reading import read_configuration
     from trove_steps.plan import Plan
 
     if path.suffix in (".yaml", ".yml"):

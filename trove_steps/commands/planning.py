@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from trove_steps.config.reading import check_names, read_configurations
 from trove_steps.errors import TroveStepsError
 
 
@@ -53,12 +54,7 @@ def configuration(options: argparse.Namespace) -> dict:
     As with snakemake, the configuration's own path is relative to where the command was started.
     """
     given = options.configfile or []
-    for path in given[1:]:
-        if not path.exists():
-            raise TroveStepsError(
-                f"--configfile takes all names behind it, and {path} is no file: write other arguments "
-                "before it"
-            )
+    check_names(given)
     files = [path.absolute() for path in given]
     if options.directory:
         try:
@@ -66,38 +62,3 @@ def configuration(options: argparse.Namespace) -> dict:
         except OSError as error:
             raise TroveStepsError(f"--directory {options.directory}: {error.strerror}") from None
     return read_configurations(files)
-
-
-def read_configurations(paths: list[Path]) -> dict:
-    """Return what YAML files hold, a later one over an earlier; of none, config/config.yaml."""
-    found: dict = {}
-    for path in paths or [Path("config/config.yaml")]:
-        found = _merged(found, read_configuration(path))
-    return found
-
-
-def read_configuration(path: Path) -> dict:
-    """Return what a YAML file holds; TroveStepsError if it can't be read or is no mapping."""
-    import yaml
-
-    from trove_steps.config.yaml_keys import check_unique_keys
-
-    check_unique_keys([path])
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TroveStepsError(
-            f"the configuration {path} can't be read ({error.strerror}): name it with --configfile"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TroveStepsError(f"the configuration {path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise TroveStepsError(f"the configuration {path} holds no sections")
-    return content
-
-
-def _merged(first, second):
-    """Return `second` over `first`, section by section, as snakemake merges configurations."""
-    if not (isinstance(first, dict) and isinstance(second, dict)):
-        return second
-    return {**first, **{name: _merged(first.get(name), item) for name, item in second.items()}}
