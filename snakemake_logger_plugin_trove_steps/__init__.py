@@ -7,9 +7,12 @@ it was asked for or is the point: --dry-run, --quiet, --verbose, --printshellcmd
 import atexit
 import logging
 import sys
+from pathlib import Path
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
+
+from snakemake_logger_plugin_trove_steps.words import in_words, is_told_by_a_log
 
 # What the view shows in its own way, or leaves out.
 _SHOWN_OTHERWISE = {
@@ -56,8 +59,6 @@ class LogHandler(LogHandlerBase):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.ERROR and isinstance(record.msg, str):
-            from snakemake_logger_plugin_trove_steps.words import in_words
-
             record.msg = in_words(record.msg, sys.argv[1:])
         if self.view is None:
             self.ordinary.emit(record)
@@ -83,7 +84,12 @@ class LogHandler(LogHandlerBase):
         elif event == LogEvent.RUN_INFO:
             self.view.progress(0, sum((getattr(record, "stats", None) or {}).values()) // 2)
         if event == LogEvent.JOB_ERROR:
-            self.view.end_job(record.jobid)
+            name = self.view.end_job(record.jobid)
+            if text := _of_a_failed_job(record, name):
+                self.view.write(self.ordinary.decorate(record, text))
+                return
+        if record.levelno >= logging.ERROR and is_told_by_a_log(str(record.msg)):
+            return
         if event not in _SHOWN_OTHERWISE and not str(record.msg).startswith(_CHATTER):
             text = self.format(record)
             if text and text != "None":
@@ -113,3 +119,16 @@ class LogHandler(LogHandlerBase):
     @property
     def needs_rulegraph(self) -> bool:
         return False
+
+
+def _of_a_failed_job(record: logging.LogRecord, name: str) -> str:
+    """Return which job failed and what it said last, "" where snakemake's own words tell more: of a job that
+    has no log, ran on a cluster or is part of a group."""
+    from trove_steps.jobs.unfinished import end_of_log
+
+    logs = [Path(log) for log in record.log or ()]
+    if not name or record.aux or record.indent or not logs or not all(map(Path.exists, logs)):
+        return ""
+    rule, _, what = name.partition(" ")
+    ends = "\n".join(map(end_of_log, logs))
+    return f"Error in rule {rule}{what and f' ({what})'}; {ends}"

@@ -21,6 +21,11 @@ Error:
 (?P<message>(?:    [^\n]*\n)+)Wildcards:\n.*""",
     re.DOTALL,
 )
+# A command that failed, whose log says why.
+COMMAND = re.compile(
+    rf"""RuleException:\nCalledProcessError in file "{RULES}", line \d+:\nCommand .* 2> logs/.*""",
+    re.DOTALL,
+)
 # What Snakemake says of a file that it can't read as a configuration, and where its traceback then ends.
 OF_A_FILE = re.compile(
     r"WorkflowError[^\n]*:\nConfig file |snakemake/common/configfile\.py\", line \d+, in"
@@ -35,6 +40,11 @@ def in_words(text: str, arguments: Sequence[str]) -> str:
     if found := FROM_RULES.fullmatch(text) or FROM_A_TARGET.fullmatch(text):
         return f"error: {textwrap.dedent(found['message']).strip()}"
     return text
+
+
+def is_told_by_a_log(text: str) -> bool:
+    """Whether an error says only that a command failed, whose log is shown beside it."""
+    return COMMAND.fullmatch(text) is not None
 
 
 def _of_the_files(arguments: Sequence[str]) -> str:

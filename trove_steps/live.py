@@ -91,14 +91,15 @@ class View:
         if self._thread is None and not self._ended.is_set():
             self._start()
 
-    def end_job(self, number: int) -> None:
-        """A job has ended, well or not."""
+    def end_job(self, number: int) -> str:
+        """A job has ended, well or not; return what it is called, "" if it never began."""
         self._look()
         with self._lock:
             job = self.jobs.pop(number, None)
             if job and job.path:
                 self._read.pop(job.path, None)
                 job.path.unlink(missing_ok=True)
+        return job.name if job else ""
 
     def progress(self, done: int, total: int) -> None:
         with self._lock:

@@ -8,11 +8,12 @@ import pytest
 from tests.conftest import write_jsonl
 
 
-def fails_with(workflow, message: str, *arguments: str) -> None:
+def fails_with(workflow, message: str, *arguments: str) -> str:
     output = workflow.run(*arguments, expect=1)
     assert message in output, output
     assert "Traceback" not in output, output
     assert '  File "' not in output, output
+    return output
 
 
 def test_unknown_key(workflow):
@@ -82,7 +83,9 @@ def test_a_folder_that_is_no_model(workflow):
 def test_a_broken_line_is_named_by_file_and_line(workflow):
     with open(workflow.folder / "data" / "corpus.jsonl", "a") as file:
         file.write('{"_id": "broken", "text": \n')
-    fails_with(workflow, "data/corpus.jsonl:61: not valid JSON")
+    output = fails_with(workflow, "    error: data/corpus.jsonl:61: not valid JSON")
+    assert "Error in rule check_data (tiny); the end of logs/check_data/tiny-" in output
+    assert "trove_steps.check_data" not in output  # the command is in Snakemake's log
     assert not (workflow.folder / "results" / "tiny" / "bert" / "metrics.json").exists()
 
 

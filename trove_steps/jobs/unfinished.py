@@ -29,6 +29,11 @@ def _begun(job, since: float) -> Iterator[tuple[str, Path]]:
 
 
 def _described(name: str, log: Path) -> str:
+    return f"{name} did not finish; {end_of_log(log)}"
+
+
+def end_of_log(log: Path) -> str:
+    """Return the last lines of a step's log, and which it is."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
     ended = "".join(f"\n    {line}" for line in lines) or " nothing"
-    return f"{name} did not finish; the end of {log}:{ended}"
+    return f"the end of {log}:{ended}"
