@@ -52,7 +52,8 @@ def _of_the_files(arguments: Sequence[str]) -> str:
     from trove_steps.config.reading import check_names, read_configurations
     from trove_steps.errors import TroveStepsError
 
-    parser = argparse.ArgumentParser(add_help=False)
+    # --config is another option.
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--configfile", "--configfiles", nargs="+", type=Path, default=[])
     paths = parser.parse_known_args(arguments)[0].configfile
     try:

@@ -40,7 +40,7 @@ def test_a_file_that_is_no_configuration(workflow, name):
     content, message = BAD_FILES[name]
     if content is not None:
         (workflow.folder / "bad.yaml").write_bytes(content)
-    fails_with(workflow, message, "--configfile", "bad.yaml")
+    fails_with(workflow, message, "--config", "output_dir=out", "--configfile", "bad.yaml")
 
 
 def test_a_task_behind_configfile(workflow):
