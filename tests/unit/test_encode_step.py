@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import PROJECT, make_dataset
-from trove_steps.encoding.portions import claimed_portions
+from trove_steps.encoding.portions import claimed_rows
 from trove_steps.encoding.record import Record
 from trove_steps.progress import FOLDER
 from trove_steps.reporting.cost import encoding
@@ -254,7 +254,7 @@ class _Units:
     def __init__(self, units: int):
         self.units = units
 
-    def portion(self, first: int, amount: int) -> int:
+    def rows(self, first: int, amount: int) -> int:
         assert first >= 0
         assert 0 < amount <= self.units - first
         return amount
@@ -264,7 +264,7 @@ def _share(speeds: list[float], units: int, rate: float) -> tuple[float, dict[in
     """Return when the last rank finished, and how many units each did, at speed × rate per second."""
     clock, finished = 0.0, dict.fromkeys(range(len(speeds)), 0)
     counter, work = _Counter(len(speeds)), _Units(units)
-    ranks = [claimed_portions(work, counter) for _ in speeds]
+    ranks = [claimed_rows(work, counter) for _ in speeds]
     waiting = [(0.0, rank) for rank in range(len(speeds))]
     with mock.patch("trove_steps.encoding.portions.time.perf_counter", side_effect=lambda: clock):
         while waiting:

@@ -61,7 +61,7 @@ def write_collection(
             "recipe": recipe,
             "rows": len(keys),
             "dim": places.dim,
-            "keys_sha256": hashlib.sha256(keys.tobytes()).hexdigest(),
+            "keys_sha256": hashlib.sha256(np.ascontiguousarray(keys)).hexdigest(),
             **(namespaces or {}),
         },
     )
@@ -69,12 +69,14 @@ def write_collection(
 
 
 def _write_rows(manifest: Path, ids: pa.ChunkedArray, keys: np.ndarray, places: Places) -> None:
-    used, shards = np.unique(places.shards, return_inverse=True)
+    used = np.unique(places.shards)
+    number_of = np.zeros(len(places.names), np.int32)
+    number_of[used] = np.arange(len(used))
     table = pa.table(
         {
             "id": ids,
             "key": key_column(keys),
-            "shard": shards.astype(np.int32),
+            "shard": number_of[places.shards],
             "row": places.rows,
         }
     )

@@ -8,7 +8,7 @@ Nothing but reports depends on these files: without them, less is known.
 
 import hashlib
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,13 @@ class Cut:
         """Share of the tokens that were cut off."""
         return self.tokens_cut / max(1, self.tokens)
 
+    def with_texts(self, rows: np.ndarray, times: np.ndarray) -> "Cut":
+        """Return this with more texts, each of them so many times: int64[m]."""
+        cut = rows["cut"].astype(np.int64)
+        tokens = rows["tokens"] + cut
+        more = (times.sum(), times[cut > 0].sum(), (times * tokens).sum(), (times * cut).sum())
+        return Cut(*(old + int(new) for old, new in zip(astuple(self), more, strict=True)))
+
     def warning(self, what: str, max_len: str = "max_len") -> str | None:
         """Return a line for a person if many texts were cut, else None."""
         if self.texts_share <= WARN_SHARE:
@@ -66,19 +73,22 @@ def write_lengths(directory: Path, keys: np.ndarray, lengths: np.ndarray, cut: n
 def measure_cut(directory: Path, keys: np.ndarray) -> Cut:
     """Return what was cut off in a collection of texts with the keys uint8[n, 16].
 
-    A text that stands there twice counts twice. Files that can't be read are passed over.
+    A text that stands there twice counts twice. Files that can't be read are passed over. One is in memory
+    at a time, whatever the store holds, and 9 bytes a text.
     """
-    paths = sorted((directory / "lengths").glob("*.npy"))
-    known = np.concatenate([np.empty(0, _ROW), *map(_read, paths)])
-    names, first = np.unique(known["key"], return_index=True)
-    wanted = _half(keys)
-    place = np.searchsorted(names, wanted)
-    found = place < len(names)
-    found[found] = names[place[found]] == wanted[found]
-    rows = known[first[place[found]]]
-    cut = rows["cut"].astype(np.int64)
-    tokens = int(rows["tokens"].sum(dtype=np.int64) + cut.sum())
-    return Cut(len(rows), int((cut > 0).sum()), tokens, int(cut.sum()))
+    wanted = np.sort(_half(keys))
+    counted = np.zeros(len(wanted), bool)
+    total = Cut(0, 0, 0, 0)
+    for path in sorted((directory / "lengths").glob("*.npy")):
+        rows = _read(path)
+        names, one = np.unique(rows["key"], return_index=True)
+        first = np.searchsorted(wanted, names)
+        times = np.searchsorted(wanted, names, side="right") - first
+        new = np.flatnonzero(times)
+        new = new[~counted[first[new]]]  # of several lengths of a text, the first counts
+        counted[first[new]] = True
+        total = total.with_texts(rows[one[new]], times[new])
+    return total
 
 
 def write_cut(manifest: Path, cut: Cut) -> None:

@@ -11,7 +11,7 @@ from trove_steps.embeddings.store import Store
 from trove_steps.encoders.lengths import write_lengths
 from trove_steps.encoding.claims import Claims, finished
 from trove_steps.encoding.job import Job
-from trove_steps.encoding.portions import claimed_portions, shared_portions
+from trove_steps.encoding.portions import claimed_rows, shared_rows
 from trove_steps.encoding.record import NOT_PURE, Record
 from trove_steps.encoding.work import Portion, Work
 from trove_steps.errors import TroveStepsError
@@ -45,20 +45,25 @@ def encode_pending(
     record.device = device.partition(":")[0]
     started = time.perf_counter()
     record.seconds["load"] = started - loading
-    bar = SharedBar(comm, work.costs.sum(), f"encode {job.role}", "characters")
+    bar = SharedBar(comm, work.costs().sum(dtype=np.int64), f"encode {job.role}", "characters")
     if claims:
         keys = work.keys()
-        portions = shared_portions(work, keys, store, claims)
-        done = finished(claims, keys, work.costs) if comm.rank == 0 else int
+
+        def missing(rows: np.ndarray) -> np.ndarray:
+            return rows[~store.find(keys[rows]).known]
+
+        rows = shared_rows(claims, keys, work.characters, missing)
+        done = finished(claims, keys, work.costs()) if comm.rank == 0 else int
 
         def advance(_: Portion) -> None:
             bar.reach(done())
     else:
-        portions = claimed_portions(work, comm)
+        rows = claimed_rows(work, comm)
 
         def advance(portion: Portion) -> None:
             bar.add(portion.characters)
 
+    portions = work.portions(rows, encoder.dim * np.dtype(np.float32).itemsize)
     mine = _encode_portions(job, encoder, store, portions, advance, record)
     if comm.rank == 0:
         record.encoder = encoder.figures()

@@ -1,4 +1,4 @@
-"""Which texts a rank encodes next: portions of about PORTION_SECONDS of work, as fast as it was so far."""
+"""Which texts a rank encodes next: as many as take it about PORTION_SECONDS, as fast as it was so far."""
 
 import math
 import random
@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from trove_steps.distributed import Comm
-from trove_steps.embeddings.store import Store
 from trove_steps.encoding.claims import Claims
-from trove_steps.encoding.work import Portion, Work
+from trove_steps.encoding.work import Work
 
 PORTION_SECONDS = 20.0  # of work in a shard: what a kill can lose
 LEAST_SECONDS = 0.5  # smaller portions would mostly fill up batches
@@ -18,13 +17,13 @@ POLL_SECONDS = 2.0
 FIRST_CHARACTERS = 100_000
 
 
-def claimed_portions(work: Work, comm: Comm) -> Iterator[Portion]:
-    """Yield the portions that this rank claims from those of its job."""
+def claimed_rows(work: Work, comm: Comm) -> Iterator[np.ndarray]:
+    """Yield the places int64[m] in the work of the texts that this rank claims from those of its job."""
     amount, units = 1, 0
     while (first := comm.claim("units", amount)) < work.units:
         began = time.perf_counter()
         amount = min(amount, work.units - first)
-        yield work.portion(first, amount)
+        yield work.rows(first, amount)
         units += amount
         # What this rank did of all that is claimed by now says how fast it is beside the others.
         claimed = min(comm.claim("units", 0), work.units)
@@ -39,18 +38,6 @@ def _next_amount(amount: int, seconds: float, fair: float) -> int:
     rate = amount / max(seconds, 1e-3)
     wanted = min(rate * PORTION_SECONDS, 4 * amount, fair)
     return max(1, int(wanted), min(4 * amount, math.ceil(rate * LEAST_SECONDS)))
-
-
-def shared_portions(
-    work: Work, keys: np.ndarray, store: Store, claims: Claims
-) -> Iterator[Portion]:
-    """Yield the portions that this rank claims from those of all jobs; `keys` are those of the work."""
-
-    def missing(rows: np.ndarray) -> np.ndarray:
-        return rows[~store.find(keys[rows]).known]
-
-    for rows in shared_rows(claims, keys, work.characters, missing):
-        yield work.take(rows)
 
 
 def shared_rows(

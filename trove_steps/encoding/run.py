@@ -48,6 +48,7 @@ def run(job: Job, comm: Comm) -> None:
         with record.timed("read"):
             texts = unknown_texts(job, collection, pending) if comm.rank == 0 else None
             work, path = share_work(store.directory, texts, job.max_len, comm)
+        places = pending = texts = None  # found anew below; until then they would only take memory
         encode_pending(job, recipe, store, work, comm, record, claims)
         if comm.rank == 0:
             path.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ reads those of its portion, longest first.
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from trove_steps.files import written_atomically
 from trove_steps.keys import TEXT_KEY_BYTES
 
 UNIT_CHARACTERS = 25_000  # the least that is claimed at once
+PORTION_BYTES = 128 << 20  # of texts and vectors, about, that a rank holds at once
+TEXT_BYTES = 300  # that Python takes for a text, its id and its tokens beyond what is in them
 CHARACTERS_PER_TOKEN = 4  # what lies beyond max_len costs nothing
 LEFTOVER_SECONDS = 24 * 3600  # age at which a temporary file is taken for one of a killed job
 
@@ -58,19 +60,20 @@ def write_work(path: Path, portions: Iterator[Portion]) -> None:
 class Work:
     """The texts of a work file, longest first, cut into `units` of about UNIT_CHARACTERS.
 
-    `max_len` is the most tokens of a text; `characters` int64[n] are the lengths, `costs` int64[n] what
-    of them max_len lets through, about. The file may be unlinked once this is made.
+    `max_len` is the most tokens of a text; `characters` int32[n] are the lengths. In memory are eight bytes
+    of each text. The file may be unlinked once this is made.
     """
 
     def __init__(self, path: Path, max_len: int):
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         self._columns = [table.column(name).chunks for name in ("id", "key", "text")]
         self._starts = np.cumsum([0, *map(len, self._columns[0])])
-        characters = table.column("characters").to_numpy()
-        self._order = np.argsort(-characters, kind="stable")
+        characters = table.column("characters").to_numpy().astype(np.int32)
+        number = np.int32 if len(characters) < 2**31 else np.int64
+        self._order = np.argsort(-characters, kind="stable").astype(number)
         self.characters = characters[self._order]
-        self.costs = np.clip(self.characters, 1, CHARACTERS_PER_TOKEN * max_len)
-        self._bounds = _unit_bounds(self.costs)
+        self._most_characters = CHARACTERS_PER_TOKEN * max_len
+        self._bounds = _unit_bounds(self.costs())
 
     def __len__(self) -> int:
         return len(self._order)
@@ -79,10 +82,25 @@ class Work:
     def units(self) -> int:
         return len(self._bounds) - 1
 
-    def portion(self, first: int, amount: int) -> Portion:
-        """Return the texts of `amount` units from `first` on, fewer at the end."""
+    def costs(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return what max_len lets through of texts by their place, about: int32[m] characters."""
+        return np.clip(self.characters[rows], 1, self._most_characters)
+
+    def rows(self, first: int, amount: int) -> np.ndarray:
+        """Return the places int64[m] of the texts of `amount` units from `first` on, fewer at the end."""
         stop = min(first + amount, self.units)
-        return self.take(np.arange(self._bounds[first], self._bounds[stop]))
+        return np.arange(self._bounds[first], self._bounds[stop])
+
+    def portions(self, claimed: Iterable[np.ndarray], vector_bytes: int) -> Iterator[Portion]:
+        """Yield the texts at claimed places int64[m], in portions of about PORTION_BYTES.
+
+        `vector_bytes` are those of a vector.
+        """
+        for rows in claimed:
+            sizes = self.characters[rows].astype(np.int64) + vector_bytes + TEXT_BYTES
+            filled = np.cumsum(sizes) // PORTION_BYTES
+            for part in np.split(rows, np.flatnonzero(np.diff(filled)) + 1):
+                yield self.take(part)
 
     def keys(self) -> np.ndarray:
         """Return the keys uint8[n, 16] of all texts."""
@@ -98,7 +116,7 @@ class Work:
             [column[chunk][row].as_py() for chunk, row in places] for column in self._columns
         )
         keys = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, TEXT_KEY_BYTES)
-        return Portion(ids, keys, texts, int(self.costs[rows].sum()))
+        return Portion(ids, keys, texts, int(self.costs(rows).sum(dtype=np.int64)))
 
 
 def _unit_bounds(costs: np.ndarray) -> np.ndarray:
