@@ -50,6 +50,7 @@ def run(job: Job, comm: Comm) -> None:
             work, path = share_work(store.directory, texts, job.max_len, comm)
         places = pending = texts = None  # found anew below; until then they would only take memory
         encode_pending(job, recipe, store, work, comm, record, claims)
+        del work
         if comm.rank == 0:
             path.unlink(missing_ok=True)
             if not job.helper_record:
