@@ -12,7 +12,7 @@ from pathlib import Path
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from snakemake_logger_plugin_trove_steps.words import in_words, is_told_by_a_log
+from snakemake_logger_plugin_trove_steps.words import FailedCommand, failed_command, in_words
 
 # What the view shows in its own way, or leaves out.
 _SHOWN_OTHERWISE = {
@@ -46,6 +46,7 @@ class LogHandler(LogHandlerBase):
         stream = sys.stdout if settings.stdout else sys.stderr
         self.ordinary = ColorizingTextHandler(nocolor=settings.nocolor, stream=stream)
         self.view = None
+        self.failed: dict[Path, FailedCommand] = {}  # by their logs
         asked = ("dryrun", "quiet", "verbose", "printshellcmds", "debug_dag", "stdout")
         if not any(getattr(settings, name, None) for name in asked):
             from trove_steps.live import View, close_views
@@ -59,6 +60,12 @@ class LogHandler(LogHandlerBase):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.ERROR and isinstance(record.msg, str):
+            if failed := failed_command(record.msg):
+                self.failed[failed.log] = failed
+                if self.view:
+                    return  # what follows tells which job it was
+                if self.common_settings.quiet:  # nothing follows
+                    record.msg = _of_a_failed_job(failed.log.parent.name, [failed.log], failed)
             record.msg = in_words(record.msg, sys.argv[1:])
         if self.view is None:
             self.ordinary.emit(record)
@@ -85,11 +92,13 @@ class LogHandler(LogHandlerBase):
             self.view.progress(0, sum((getattr(record, "stats", None) or {}).values()) // 2)
         if event == LogEvent.JOB_ERROR:
             name = self.view.end_job(record.jobid)
-            if text := _of_a_failed_job(record, name):
+            logs = [Path(log) for log in record.log or ()]
+            failed = next((self.failed[log] for log in logs if log in self.failed), None)
+            # Of a job on a cluster or in a group, snakemake's own words tell more.
+            if name and failed and not record.aux and not record.indent:
+                text = _of_a_failed_job(name, logs, failed)
                 self.view.write(self.ordinary.decorate(record, text))
                 return
-        if record.levelno >= logging.ERROR and is_told_by_a_log(str(record.msg)):
-            return
         if event not in _SHOWN_OTHERWISE and not str(record.msg).startswith(_CHATTER):
             text = self.format(record)
             if text and text != "None":
@@ -121,14 +130,10 @@ class LogHandler(LogHandlerBase):
         return False
 
 
-def _of_a_failed_job(record: logging.LogRecord, name: str) -> str:
-    """Return which job failed and what it said last, "" where snakemake's own words tell more: of a job that
-    has no log, ran on a cluster or is part of a group."""
+def _of_a_failed_job(name: str, logs: list[Path], failed: FailedCommand) -> str:
+    """Return which job failed, how its command ended, and what it said last."""
     from trove_steps.jobs.unfinished import end_of_log
 
-    logs = [Path(log) for log in record.log or ()]
-    if not name or record.aux or record.indent or not logs or not all(map(Path.exists, logs)):
-        return ""
     rule, _, what = name.partition(" ")
-    ends = "\n".join(map(end_of_log, logs))
-    return f"Error in rule {rule}{what and f' ({what})'}; {ends}"
+    ends = "\n".join(end_of_log(log) for log in logs if log.exists())
+    return f"Error in rule {rule}{what and f' ({what})'}{failed.ending}; {ends}"

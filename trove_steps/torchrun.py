@@ -167,7 +167,7 @@ def _run_alone(program: list[str], interrupted: list[int]) -> int:
     if received:
         return _ended_by((interrupted or received)[0])
     if status:
-        print(f"rank 0 {_how_it_ended(status)}", file=sys.stderr)
+        print(f"rank 0 {how_it_ended(status)}", file=sys.stderr)
     return 1 if status else 0
 
 
@@ -183,7 +183,7 @@ def _run_ranks(arguments: list[str], interrupted: list[int]) -> int:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         where = f" on {socket.gethostname()}" if slurm.is_spread() else ""
-        print(f"rank {rank}{where} {_how_it_ended(failure.exitcode)}", file=sys.stderr)
+        print(f"rank {rank}{where} {how_it_ended(failure.exitcode)}", file=sys.stderr)
         return 1
     except SignalException as error:
         return _ended_by((interrupted or [error.sigval])[0])
@@ -195,7 +195,7 @@ def _ended_by(number: int) -> int:
     return 128 + int(number)
 
 
-def _how_it_ended(status: int) -> str:
+def how_it_ended(status: int) -> str:
     """Say what an exit status means; a negative one is a signal's number."""
     if status >= 0:
         return f"ended with status {status}"

@@ -48,6 +48,64 @@ def test_a_task_behind_configfile(workflow):
     fails_with(workflow, f"error: {message}", "--configfile", "my.yaml", "mine")
 
 
+def test_a_file_that_a_profile_names(workflow):
+    """Which one it is, we can't know: Snakemake's words stay."""
+    (workflow.folder / "profile").mkdir()
+    (workflow.folder / "profile" / "config.yaml").write_text("configfile: bad.yaml\n")
+    (workflow.folder / "bad.yaml").write_text("datasets:\n\tt: {}\n")
+    program, _, _, *rest = workflow.command("--profile", "profile", "-n")
+    output = ended([program, *rest], workflow)
+    assert "Config file is not valid JSON or YAML" in output
+    assert "config/config.yaml" not in output
+
+
+def test_no_configuration(workflow):
+    program, _, _, *rest = workflow.command("-n")
+    output = ended([program, *rest], workflow)
+    assert (
+        "error: there is no config/config.yaml here: name a configuration with --configfile"
+        in output
+    )
+
+
+def ended(command: list[str], workflow) -> str:
+    process = subprocess.run(
+        command, cwd=workflow.folder, env=workflow.environment(), capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    return process.stdout + process.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluat"], "error: nothing makes evaluat; did you mean 'evaluate'?"),
+        (["results/tiny/bert/metrics.json"], "what lies in results/ is made by these tasks"),
+        (["search"], "error: this is the name of a step, not of a task; valid: check, encode"),
+        (["--config", "my.yaml"], "error: --config takes NAME=VALUE, and not 'my.yaml'; a file is"),
+    ],
+)
+def test_what_was_asked_for(workflow, arguments, message):
+    fails_with(workflow, message, "-n", *arguments)
+
+
+ENDED_BY_A_SIGNAL = """
+import os, signal
+
+def records(path):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet", "rules"]])
+def test_a_step_that_could_not_say_why_it_ended(workflow, quiet):
+    (workflow.folder / "own.py").write_text(ENDED_BY_A_SIGNAL)
+    workflow.config["datasets"]["tiny"]["record_loader"] = "own:records"
+    output = workflow.run("check", *quiet, expect=1)
+    place = "" if quiet else " (tiny)"
+    assert f"Error in rule check_data{place}, which was ended by SIGKILL (did the memory" in output
+
+
 def test_missing_file(workflow):
     workflow.config["datasets"]["tiny"]["corpus_path"] = "data/corpus.json"
     fails_with(workflow, "did you mean 'data/corpus.jsonl'?")

@@ -11,9 +11,10 @@ class SortedKeys:
 
     def __init__(self, keys: np.ndarray):
         self._high, order = _sort(keys)
+        low = _pairs(keys)[:, 1][order]
         self.order = order.astype(np.int32) if len(order) < 1 << 31 else order
         del order
-        self._low = _pairs(keys)[self.order, 1].astype(np.uint64)
+        self._low = low.astype(np.uint64)
 
     def __len__(self) -> int:
         return len(self._high)

@@ -3,10 +3,13 @@
 Snakemake reports an error of every step of a grouped job, also of those that were done or never began.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 LAST_LINES = 10
+# What an encode job says at its beginning of every setting that nobody has set.
+NO_NEWS = re.compile(r"\w+: .* \(default\)")
 
 
 def unfinished(jobs: Iterable, since: float) -> str:
@@ -34,6 +37,7 @@ def _described(name: str, log: Path) -> str:
 
 def end_of_log(log: Path) -> str:
     """Return the last lines of a step's log, and which it is."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
-    ended = "".join(f"\n    {line}" for line in lines) or " nothing"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    news = [line for line in lines if not NO_NEWS.fullmatch(line)][-LAST_LINES:]
+    ended = "".join(f"\n    {line}" for line in news) or " nothing"
     return f"the end of {log}:{ended}"
