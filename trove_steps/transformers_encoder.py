@@ -71,7 +71,13 @@ class TransformersEncoder:
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self.tells_positions:
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-        pooled = self._model_of_thread()(**inputs)[0].float()
+        try:
+            pooled = self._model_of_thread()(**inputs)[0].float()
+        except IndexError:  # of a CPU's look-up of a token that the model lacks
+            raise TroveStepsError(
+                f"the tokenizer gives a token of the number {int(ids.max())}, which the model lacks: are "
+                "they of one model?"
+            ) from None
         if pooled.ndim == 3:  # DPR has pooled already
             pooled = pool(pooled, mask, self.settings.pooling)
         for dense in self.dense:

@@ -1,6 +1,8 @@
 """Loading a model: its own code, attention kernels, quantization; and pooling in numbers."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,64 @@ def test_a_folder_without_a_vocabulary_is_refused(folders, tmp_path, kind):
         (tmp_path / name).unlink(missing_ok=True)
     with pytest.raises(TroveStepsError, match="tokenizer"):
         Encoder(tmp_path, settings_of(), MAX_LEN)
+
+
+def edited(name: str, **changes):
+    """A function that changes entries of a JSON file of a folder."""
+
+    def edit(folder):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**content, **changes}))
+
+    return edit
+
+
+DAMAGED = {
+    "another width": (
+        edited("config.json", hidden_size=64),
+        r"do not fit its config.json: \d+ are",
+    ),
+    "weights cut off": (
+        lambda folder: os.truncate(folder / "model.safetensors", 5000),
+        r"SafetensorError: .*; is the folder complete",
+    ),
+    "no weights in the file": (
+        lambda folder: (folder / "model.safetensors").write_bytes(b"junk"),
+        r"the model in \S*m can't be loaded: ",
+    ),
+    "a tokenizer that is none": (
+        lambda folder: (folder / "tokenizer.json").write_text("{}"),
+        r"the tokenizer in \S*m can't be loaded: \w+: ",
+    ),
+    "fewer words than the tokenizer": (
+        edited("config.json", vocab_size=5),
+        r"do not fit its config.json|which the model lacks",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_folder_is_named_with_the_reason(tiny_model, tmp_path, monkeypatch, damage):
+    """By the name that the user gave it, not by that of a link in the cache."""
+    change, message = DAMAGED[damage]
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_model, "m")
+    change(tmp_path / "m")
+    Path("link").symlink_to("m")
+    with pytest.raises(TroveStepsError, match=message) as error:
+        Encoder(Path("link"), settings_of(), MAX_LEN).encode(["wing flow heat"])
+    assert "link" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_token_that_the_model_lacks(tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "m")
+    path = tmp_path / "m" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"]["wing"] = 5000
+    path.write_text(json.dumps(content))
+    with pytest.raises(TroveStepsError, match="a token of the number 5000, which the model lacks"):
+        Encoder(tmp_path / "m", settings_of(), MAX_LEN).encode(["wing"])
 
 
 def test_code_in_the_folder_needs_the_switch(folders, tmp_path):

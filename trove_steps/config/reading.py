@@ -44,6 +44,13 @@ def read_configuration(path: Path) -> dict:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1
         raise TroveStepsError(f"{path}:{line}: not valid YAML: {_in_words(error)}") from None
+    except ValueError as error:  # of a date
+        raise TroveStepsError(
+            f"the configuration {path} holds a date that there is not ({error}): put it in quotes if it is a "
+            "name"
+        ) from None
+    except RecursionError:
+        raise TroveStepsError(f"the configuration {path} is nested too deeply") from None
     except yaml.YAMLError as error:
         raise TroveStepsError(f"the configuration {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):

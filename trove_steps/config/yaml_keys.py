@@ -18,7 +18,7 @@ def check_unique_keys(paths: Iterable[Path]) -> None:
         try:
             with open(path, encoding="utf-8") as file:
                 root = yaml.compose(file, yaml.SafeLoader)
-        except (OSError, ValueError, yaml.YAMLError):
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
             continue
         try:
             _check_unique(root, path, [])

@@ -7,13 +7,16 @@ import importlib.util
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 
+from trove_steps.arguments import shown_path
 from trove_steps.encoders.cpu_layers import fuse_layers, pack_linears
 from trove_steps.errors import TroveStepsError
 from trove_steps.models.folder import base_folder, transformer_folder
 from trove_steps.models.settings import ModelSettings
+from trove_steps.own_code import reason
 
 # Parts of a model that its last hidden states do not depend on: they may be missing from its file.
 UNUSED_WEIGHTS = ("pooler.", "position_ids", "lm_head.", "classifier.", "cls.predictions")
@@ -38,12 +41,12 @@ def load_tokenizer(folder: Path, settings: ModelSettings):
     own, base = transformer_folder(folder), base_folder(folder)
     has_own = any((own / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
     source = own if has_own or base is None else transformer_folder(base)
-    with _told(f"the tokenizer in {source} can't be loaded"):
+    with _told("tokenizer", source):
         tokenizer = AutoTokenizer.from_pretrained(
             source, local_files_only=True, trust_remote_code=settings.trust_remote_code
         )
     if not knows_words(tokenizer):
-        raise TroveStepsError(NO_VOCABULARY.format(source))
+        raise TroveStepsError(NO_VOCABULARY.format(shown_path(source)))
     return tokenizer
 
 
@@ -66,13 +69,14 @@ def load_model(folder: Path, settings: ModelSettings, device: str):
     source = own if base is None else transformer_folder(base)
     quantized = settings.load_in_8bit or settings.load_in_4bit
     placed = {"device_map": {"": device}} if quantized else {}
-    with _told(f"the model in {source} can't be loaded"):
+    with _told("model", source):
         model, report = _auto_class(source, settings).from_pretrained(
             source,
             dtype=getattr(torch, settings.torch_dtype),
             attn_implementation=settings.attn_implementation,
             quantization_config=_quantization(settings, device) if quantized else None,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told of below
             local_files_only=True,
             trust_remote_code=settings.trust_remote_code,
             **placed,
@@ -129,8 +133,8 @@ def _check_complete(report: dict, folder: Path) -> None:
     lacking += [str(key[0]) for key in report.get("mismatched_keys") or ()]
     if lacking:
         raise TroveStepsError(
-            f"the weights in {folder} do not fit its config.json: {len(lacking)} are missing or of "
-            f"another shape, {sorted(lacking)[0]} for one; fetch the model again"
+            f"the weights in {shown_path(folder)} do not fit its config.json: {len(lacking)} are missing "
+            f"or of another shape, {sorted(lacking)[0]} for one; fetch the model again"
         )
 
 
@@ -141,7 +145,7 @@ def _merge_adapter(model, folder: Path):
     from peft import PeftConfig, get_peft_model
     from peft.utils import load_peft_weights, set_peft_model_state_dict
 
-    with _told(f"the adapter in {folder} can't be loaded"), warnings.catch_warnings():
+    with _told("adapter", folder), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations between libraries; the report below counts
         config = PeftConfig.from_pretrained(folder)
         # The adapter may be of a model with a head (CAUSAL_LM, SEQ_CLS): vectors are made without it.
@@ -212,17 +216,20 @@ def be_quiet() -> None:
 
 
 @contextmanager
-def _told(what: str):
+def _told(what: str, folder: Path):
     """Turn what a library raises while loading into one line for the user."""
     try:
         yield
     except TroveStepsError:
         raise
     except Exception as error:
+        where = f"the {what} in {shown_path(folder)} can't be loaded"
         if "trust_remote_code" in str(error):
             raise TroveStepsError(
-                f"{what}: it brings code of its own. Read the *.py files in its folder, then set "
+                f"{where}: it brings code of its own. Read the *.py files in its folder, then set "
                 "trust_remote_code: true"
             ) from error
-        lines = str(error).strip().splitlines()
-        raise TroveStepsError(f"{what}: {lines[0] if lines else type(error).__name__}") from error
+        raise TroveStepsError(
+            f"{where}: {shorten(reason(error), 400, placeholder=' …')}; is the folder complete, or was "
+            "it damaged on its way here?"
+        ) from error
