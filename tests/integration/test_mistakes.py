@@ -10,6 +10,10 @@ from tests.conftest import write_jsonl
 
 def fails_with(workflow, message: str, *arguments: str) -> str:
     output = workflow.run(*arguments, expect=1)
+    return complains(output, message)
+
+
+def complains(output: str, message: str) -> str:
     assert message in output, output
     assert "Traceback" not in output, output
     assert '  File "' not in output, output
@@ -40,12 +44,19 @@ def test_a_file_that_is_no_configuration(workflow, name):
     content, message = BAD_FILES[name]
     if content is not None:
         (workflow.folder / "bad.yaml").write_bytes(content)
-    fails_with(workflow, message, "--config", "output_dir=out", "--configfile", "bad.yaml")
+    program, _, _, *rest = workflow.command("--config", "output_dir=out")
+    complains(ended([program, *rest, "--configfile", "bad.yaml"], workflow), message)
 
 
 def test_a_task_behind_configfile(workflow):
     message = "--configfile takes all names behind it, and mine is no file"
-    fails_with(workflow, f"error: {message}", "--configfile", "my.yaml", "mine")
+    program, _, file, *rest = workflow.command()
+    complains(ended([program, *rest, "--configfile", file, "mine"], workflow), f"error: {message}")
+
+
+def test_configfile_twice(workflow):
+    message = "error: --configfile is there twice, and snakemake would take the last one only"
+    fails_with(workflow, message, "-n", "--configfile", "my.yaml")
 
 
 def test_a_file_that_a_profile_names(workflow):

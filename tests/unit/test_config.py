@@ -4,6 +4,7 @@ import copy
 import datetime
 import os
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import yaml
@@ -36,6 +37,29 @@ def message_of(raw) -> str:
     with pytest.raises(TroveStepsError) as raised:
         load_config(raw)
     return str(raised.value)
+
+
+def test_values_of_the_command_line():
+    """Snakemake hands on what stands inside of `--config mining={search_topk: 7}` as texts."""
+    raw = yaml.safe_load(BASE)
+    raw["mining"] = {"search_topk": "70", "relative_margin": "0.5"}
+    raw["evaluation"] = {"ir_metrics_k_values": ["1", "10"]}
+    raw["keep_embeddings"] = "true"
+    config = load_config(raw)
+    assert (config["mining"]["search_topk"], config["mining"]["relative_margin"]) == (70, 0.5)
+    assert config["evaluation"]["ir_metrics_k_values"] == [1, 10]
+    assert config["keep_embeddings"] is True
+    assert raw["mining"]["search_topk"] == "70"
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, option in {"out": "output_dir", "vectors": "encoding_cache_dir"}.items():
+        Path(name).touch()
+        message = message_of({**yaml.safe_load(BASE), option: name})
+        assert message == f"{option}: '{name}' is a file, where a folder is needed: move it away"
+    Path("logs").touch()
+    assert message_of(yaml.safe_load(BASE)).startswith("logs is a file")
 
 
 # --- what is filled in ---------------------------------------------------------------------------
@@ -177,7 +201,7 @@ MISTAKES = [
         DATASET % ", exclude_identical_ids: 1",
         "datasets.scifact.exclude_identical_ids: 1 is not true or false",
     ),
-    (MODEL % ", query_max_len: '64'", "models.minilm.query_max_len: '64' is not a whole number"),
+    (MODEL % ", query_max_len: 64k", "models.minilm.query_max_len: '64k' is not a whole number"),
     (MODEL % ", query_max_len: 64.0", "models.minilm.query_max_len: 64.0 is not a whole number"),
     (MODEL % ", query_max_len: true", "models.minilm.query_max_len: true is not a whole number"),
     (MODEL % ", query_max_len: 1", "models.minilm.query_max_len: 1 is less than 2"),

@@ -1,6 +1,9 @@
 """What must hold of a configuration: its schema, and what no schema can say."""
 
 import os
+from functools import reduce
+
+import yaml
 
 from trove_steps.config.dataset_options import EMBEDDINGS_OPTIONS, check_datasets
 from trove_steps.config.mistakes import explain, schema_errors
@@ -14,6 +17,8 @@ def check_schema(config) -> None:
     """Raise TroveStepsError, with one line per mistake, for what breaks the schema or lacks an input."""
     _check_names(config)
     errors = schema_errors(config)
+    if errors and _read_values(config, errors):
+        errors = schema_errors(config)
     lines = [line for error in errors for line in explain(error)]
     datasets = config.get("datasets") if isinstance(config, dict) else None
     found = check_datasets(datasets if isinstance(datasets, dict) else {}, bool(lines))
@@ -22,6 +27,28 @@ def check_schema(config) -> None:
     lines = found + lines
     if lines:
         raise TroveStepsError("\n".join(dict.fromkeys(lines)))
+
+
+def _read_values(config, errors) -> bool:
+    """Replace texts by the numbers and truth values that they spell, where a text is wrong; tell if any was.
+
+    Snakemake hands on what stands inside of `--config mining={search_topk: 7}` as texts.
+    """
+    found = False
+    errors = list(errors)
+    for error in errors:
+        errors += error.context  # of each alternative
+        *place, last = error.absolute_path or [None]
+        if not isinstance(error.instance, str) or last is None:
+            continue
+        try:
+            value = yaml.safe_load(error.instance)
+        except (yaml.YAMLError, ValueError):
+            continue
+        if isinstance(value, bool | int | float):
+            reduce(lambda section, name: section[name], place, config)[last] = value
+            found = True
+    return found
 
 
 def _check_names(config) -> None:
@@ -145,6 +172,13 @@ def check_folders(config: dict) -> None:
                 raise TroveStepsError(
                     f"{section}.{name}: the results folder has a file of that name: choose another name"
                 )
+    for option in ("encoding_cache_dir", "output_dir"):
+        if os.path.isfile(config[option]):
+            raise TroveStepsError(
+                f"{option}: '{config[option]}' is a file, where a folder is needed: move it away"
+            )
+    if os.path.isfile("logs"):
+        raise TroveStepsError("logs is a file, where the folder of logs is needed: move it away")
     cache, results = (
         os.path.realpath(config[option]) for option in ("encoding_cache_dir", "output_dir")
     )

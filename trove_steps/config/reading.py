@@ -18,6 +18,15 @@ def check_names(paths: Sequence[Path]) -> None:
             )
 
 
+def check_once(arguments: Sequence[str]) -> None:
+    """Raise TroveStepsError if a command line has --configfile twice: snakemake takes the last one only."""
+    if sum(argument in ("--configfile", "--configfiles") for argument in arguments) > 1:
+        raise TroveStepsError(
+            "--configfile is there twice, and snakemake would take the last one only: name all files behind "
+            "one of them"
+        )
+
+
 def read_configurations(paths: Sequence[Path]) -> dict:
     """Return what YAML files hold, a later one over an earlier; of none, config/config.yaml."""
     found: dict = {}
