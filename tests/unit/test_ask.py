@@ -103,6 +103,11 @@ def test_a_line_for_each_document(here, capsys):
         assert answer["text"].startswith(" ".join(shown[3:]).rstrip("…"))
 
 
+def test_a_name_is_no_query(here, capsys):
+    assert main(["ask", "tiny/bert", "wing", *OPTIONS]) == 1
+    assert "name it by --dataset tiny --model bert" in capsys.readouterr().err
+
+
 def test_queries_of_standard_input(here, capsys, monkeypatch):
     """One answer per line; blank lines are passed over; nothing is asked for where nobody types."""
     lines = iter(["wing flow\n", "\n", " heat \n", ""])

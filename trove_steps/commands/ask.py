@@ -5,6 +5,7 @@ import json
 import sys
 
 from trove_steps.commands.planning import add_plan_options, load_plan, positive
+from trove_steps.errors import TroveStepsError
 
 
 def add(commands) -> None:
@@ -25,6 +26,11 @@ def run(options: argparse.Namespace) -> int:
     from trove_steps.ask import Asker, find_cell
 
     plan = load_plan(options)
+    dataset, _, model = (options.text or [""])[0].partition("/")
+    if (dataset, model) in plan.cells:
+        raise TroveStepsError(
+            f"{options.text[0]} is no part of a query: name it by --dataset {dataset} --model {model}"
+        )
     asker = Asker(plan, find_cell(plan, options.dataset, options.model))
     for query in [" ".join(options.text)] if options.text else _typed():
         answers = asker.ask(query, options.top)

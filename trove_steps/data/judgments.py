@@ -261,8 +261,9 @@ def judgment_columns(queries: list, docs: list, scores: list):
         scores = plain_values(scores)
         kinds = set(map(type, scores))
     if not kinds <= {int, float}:
-        bad = next(score for score in scores if type(score) not in (int, float))
-        raise TroveStepsError(f"the score {shortened(bad)} is not a number")
+        place = next(n for n, score in enumerate(scores) if type(score) not in (int, float))
+        of = f"{shortened(queries[place])} and {shortened(docs[place])}"
+        raise TroveStepsError(f"the score {shortened(scores[place])} is not a number (of {of})")
     try:
         values = np.array(scores, np.float64 if float in kinds else np.int64)
     except OverflowError:
