@@ -12,6 +12,10 @@ def check_file(path: str, where: str) -> None:
     name = shown(path)
     if os.path.isdir(path):
         raise TroveStepsError(f"{where}: {name} is a folder; name the file in it")
+    if os.path.islink(path) and not os.path.exists(path):
+        raise TroveStepsError(
+            f"{where}: {name} is a link to {shown(os.readlink(path))}, which leads to no file: mend it"
+        )
     if not os.path.exists(path):
         origin = "" if os.path.isabs(path) else f" (relative to {os.getcwd()})"
         raise TroveStepsError(
