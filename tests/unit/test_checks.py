@@ -98,6 +98,14 @@ def test_ids_that_lost_their_leading_zeros():
         small()
 
 
+def test_ids_in_quotes():
+    found = warnings_of(corpus=records(("7", "seven")), qrels='q1\t"7"\t1\nq1\tgone\t1\n')
+    assert "; 1 of them would without quotes" in found["absent_documents"]["message"]
+    Path("r.tsv").write_text("'q1'\t7\t1\n")
+    with pytest.raises(TroveStepsError, match=r"^r.tsv: none of .* exists: .* without quotes"):
+        small()
+
+
 def test_the_same_file_for_both_sides():
     """Mistyped more often than meant; who means it leaves identical ids out."""
     write_jsonl(Path("c.jsonl"), records(("d1", "wing"), ("d2", "drag")))

@@ -484,7 +484,10 @@ def test_what_is_no_file(data):
     os.mkfifo("pipe")
     assert file_message("pipe").startswith("'pipe' is a pipe or a device")
     (data / "dangling").symlink_to("none")
-    assert file_message("dangling") == "'dangling' is a link to 'none', which leads to no file: mend it"
+    assert (
+        file_message("dangling")
+        == "'dangling' is a link to 'none', which leads to no file: mend it"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -124,7 +124,7 @@ def _absent(table, files: Files, column: str, what: str, side) -> list[dict]:
     distinct = pc.unique(table[column])
     _, present = rows_of(distinct, side.ids)
     absent = distinct.take(from_numpy(np.setdiff1d(np.arange(len(distinct)), present)))
-    hint = _about_zeros(absent, side.ids)
+    hint = _about_zeros(absent, side.ids) or _about_quotes(absent, side.ids)
     if len(absent) == len(distinct):
         held = ", ".join(file["path"] for file in side.files)
         raise TroveStepsError(
@@ -155,6 +155,14 @@ def _about_zeros(absent, ids) -> str:
         f'; {there:,} of them would with other leading zeros: 7 and "7" are the same id, "007" is '
         "another"
     )
+
+
+def _about_quotes(absent, ids) -> str:
+    """Say how many absent ids are there without quotes around them, which are part of an id in TSV."""
+    import pyarrow.compute as pc
+
+    there = pc.sum(pc.is_in(pc.utf8_trim(absent, characters="\"'"), value_set=ids)).as_py() or 0
+    return f"; {there:,} of them would without quotes: write TSV without any" if there else ""
 
 
 def _unfit(table, files: Files, evaluated: bool, sides: list) -> list[dict]:
