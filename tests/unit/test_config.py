@@ -45,11 +45,14 @@ def test_values_of_the_command_line():
     raw["mining"] = {"search_topk": "70", "relative_margin": "0.5"}
     raw["evaluation"] = {"ir_metrics_k_values": ["1", "10"]}
     raw["keep_embeddings"] = "true"
+    before = copy.deepcopy(raw)
     config = load_config(raw)
     assert (config["mining"]["search_topk"], config["mining"]["relative_margin"]) == (70, 0.5)
     assert config["evaluation"]["ir_metrics_k_values"] == [1, 10]
     assert config["keep_embeddings"] is True
-    assert raw["mining"]["search_topk"] == "70"
+    assert raw == before
+    raw["evaluation"] = {"report_to": ["yes"]}  # a text is wanted there
+    assert message_of(raw).startswith("evaluation.report_to")
 
 
 def test_a_file_in_the_place_of_a_folder(tmp_path, monkeypatch):

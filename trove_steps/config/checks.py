@@ -30,7 +30,7 @@ def check_schema(config) -> None:
 
 
 def _read_values(config, errors) -> bool:
-    """Replace texts by the numbers and truth values that they spell, where a text is wrong; tell if any was.
+    """Replace texts by the numbers and truth values that they spell, where these are wanted; tell if any was.
 
     Snakemake hands on what stands inside of `--config mining={search_topk: 7}` as texts.
     """
@@ -38,17 +38,26 @@ def _read_values(config, errors) -> bool:
     errors = list(errors)
     for error in errors:
         errors += error.context  # of each alternative
-        *place, last = error.absolute_path or [None]
-        if not isinstance(error.instance, str) or last is None:
+        if error.validator != "type" or not isinstance(error.instance, str):
             continue
+        *place, last = error.absolute_path or [None]
         try:
             value = yaml.safe_load(error.instance)
         except (yaml.YAMLError, ValueError):
             continue
-        if isinstance(value, bool | int | float):
+        if last is not None and not _TYPES.get(type(value), set()).isdisjoint(_types(error)):
             reduce(lambda section, name: section[name], place, config)[last] = value
             found = True
     return found
+
+
+# What a value may be in the words of a schema.
+_TYPES = {bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}}
+
+
+def _types(error) -> list[str]:
+    wanted = error.validator_value
+    return [wanted] if isinstance(wanted, str) else wanted
 
 
 def _check_names(config) -> None:

@@ -32,7 +32,7 @@ def completed(value, schema: dict, root: dict):
     if isinstance(value, list) and "items" in schema:
         return [completed(item, schema["items"], root) for item in value]
     if not isinstance(value, dict) or schema.get("type") != "object":
-        return value
+        return copy.deepcopy(value)
     properties, extra = schema.get("properties", {}), schema.get("additionalProperties") or {}
     missing = {
         name: copy.deepcopy(_resolve(option, root)["default"])
