@@ -93,7 +93,7 @@ class LogHandler(LogHandlerBase):
         if event == LogEvent.JOB_ERROR:
             name = self.view.end_job(record.jobid)
             logs = [Path(log) for log in record.log or ()]
-            failed = next((self.failed[log] for log in logs if log in self.failed), None)
+            failed = next((self.failed.pop(log) for log in logs if log in self.failed), None)
             # Of a job on a cluster or in a group, snakemake's own words tell more.
             if name and failed and not record.aux and not record.indent:
                 text = _of_a_failed_job(name, logs, failed)
