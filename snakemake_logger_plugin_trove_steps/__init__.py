@@ -5,10 +5,12 @@ it was asked for or is the point: --dry-run, --quiet, --verbose, --printshellcmd
 """
 
 import atexit
+import contextlib
 import logging
 import sys
 from pathlib import Path
 
+from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
@@ -60,13 +62,15 @@ class LogHandler(LogHandlerBase):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.ERROR and isinstance(record.msg, str):
-            if failed := failed_command(record.msg):
-                self.failed[failed.log] = failed
-                if self.view:
-                    return  # what follows tells which job it was
-                if self.common_settings.quiet:  # nothing follows
-                    record.msg = _of_a_failed_job(failed.log.parent.name, [failed.log], failed)
-            record.msg = in_words(record.msg, sys.argv[1:])
+            # Snakemake calls this from a thread of its own, which must not end: nothing more would be shown.
+            with contextlib.suppress(Exception, SystemExit):
+                if failed := failed_command(record.msg):
+                    self.failed[failed.log] = failed
+                    if self.view:
+                        return  # what follows tells which job it was
+                    if Quietness.RULES in (self.common_settings.quiet or ()):  # nothing follows
+                        record.msg = _of_a_failed_job("", [failed.log], failed)
+                record.msg = in_words(record.msg, sys.argv[1:])
         if self.view is None:
             self.ordinary.emit(record)
             return
@@ -131,9 +135,10 @@ class LogHandler(LogHandlerBase):
 
 
 def _of_a_failed_job(name: str, logs: list[Path], failed: FailedCommand) -> str:
-    """Return which job failed, how its command ended, and what it said last."""
+    """Return which job failed, how its command ended, and what it said last; `name` may be "", not known."""
     from trove_steps.jobs.unfinished import end_of_log
 
     rule, _, what = name.partition(" ")
     ends = "\n".join(end_of_log(log) for log in logs if log.exists())
-    return f"Error in rule {rule}{what and f' ({what})'}{failed.ending}; {ends}"
+    which = f"rule {rule}{what and f' ({what})'}" if name else "a step"
+    return f"Error in {which}{failed.ending}; {ends or 'it has no log'}"

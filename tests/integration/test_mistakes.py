@@ -34,6 +34,10 @@ BAD_FILES = {
         "error: bad.yaml:3: not valid YAML: ",
     ),
     "no UTF-8": (b"datasets: {} # \xfc\n", "error: the configuration bad.yaml is not UTF-8: "),
+    "a tag": (
+        b"datasets: {}\nx: !!bool maybe\n",
+        "error: the configuration bad.yaml holds a value",
+    ),
     "empty": (b"", "error: the configuration bad.yaml holds no sections"),
     "gone": (None, "error: the configuration bad.yaml can't be read (No such file or directory): "),
 }
@@ -113,8 +117,8 @@ def test_a_step_that_could_not_say_why_it_ended(workflow, quiet):
     (workflow.folder / "own.py").write_text(ENDED_BY_A_SIGNAL)
     workflow.config["datasets"]["tiny"]["record_loader"] = "own:records"
     output = workflow.run("check", *quiet, expect=1)
-    place = "" if quiet else " (tiny)"
-    assert f"Error in rule check_data{place}, which was ended by SIGKILL (did the memory" in output
+    place = "a step" if quiet else "rule check_data (tiny)"
+    assert f"Error in {place}, which was ended by SIGKILL (did the memory" in output
 
 
 def test_missing_file(workflow):

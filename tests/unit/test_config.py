@@ -51,6 +51,13 @@ def test_values_of_the_command_line():
     assert config["evaluation"]["ir_metrics_k_values"] == [1, 10]
     assert config["keep_embeddings"] is True
     assert raw == before
+    raw["mining"] = {"relative_margin": "1e-2", "num_negatives": "null"}
+    mining = load_config(raw)["mining"]
+    assert (mining["relative_margin"], mining["num_negatives"]) == (0.01, None)
+    for text in ("010", "1:30", "7 # c", "!!int ''", "!!bool x", "!!timestamp x", "[" * 3000):
+        raw["mining"] = {"search_topk": text}
+        assert "is not a whole number" in message_of(raw)
+    raw["mining"] = {}
     raw["evaluation"] = {"report_to": ["yes"]}  # a text is wanted there
     assert message_of(raw).startswith("evaluation.report_to")
 

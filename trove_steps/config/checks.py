@@ -1,9 +1,8 @@
 """What must hold of a configuration: its schema, and what no schema can say."""
 
 import os
+import re
 from functools import reduce
-
-import yaml
 
 from trove_steps.config.dataset_options import EMBEDDINGS_OPTIONS, check_datasets
 from trove_steps.config.mistakes import explain, schema_errors
@@ -41,10 +40,7 @@ def _read_values(config, errors) -> bool:
         if error.validator != "type" or not isinstance(error.instance, str):
             continue
         *place, last = error.absolute_path or [None]
-        try:
-            value = yaml.safe_load(error.instance)
-        except (yaml.YAMLError, ValueError):
-            continue
+        value = _value(error.instance)
         if last is not None and not _TYPES.get(type(value), set()).isdisjoint(_types(error)):
             reduce(lambda section, name: section[name], place, config)[last] = value
             found = True
@@ -52,7 +48,24 @@ def _read_values(config, errors) -> bool:
 
 
 # What a value may be in the words of a schema.
-_TYPES = {bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}}
+_TYPES = {
+    bool: {"boolean"},
+    int: {"integer", "number"},
+    float: {"number"},
+    type(None): {"null"},
+}
+_WORDS = {"true": True, "false": False, "null": None}
+
+
+def _value(text: str):
+    """Return the value that a text spells plainly, or the text: no octal numbers, no hours."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if re.fullmatch(r"[-+]?(0|[1-9][0-9]{0,17})", text):
+        return int(text)
+    if re.fullmatch(r"[-+]?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]{1,2})?", text, re.IGNORECASE):
+        return float(text) if not re.fullmatch(r"[-+]?[0-9]+", text) else text
+    return text
 
 
 def _types(error) -> list[str]:

@@ -20,7 +20,13 @@ def check_names(paths: Sequence[Path]) -> None:
 
 def check_once(arguments: Sequence[str]) -> None:
     """Raise TroveStepsError if a command line has --configfile twice: snakemake takes the last one only."""
-    if sum(argument in ("--configfile", "--configfiles") for argument in arguments) > 1:
+    if (
+        sum(
+            argument.partition("=")[0] in ("--configfile", "--configfiles")
+            for argument in arguments
+        )
+        > 1
+    ):
         raise TroveStepsError(
             "--configfile is there twice, and snakemake would take the last one only: name all files behind "
             "one of them"
@@ -60,6 +66,10 @@ def read_configuration(path: Path) -> dict:
         ) from None
     except RecursionError:
         raise TroveStepsError(f"the configuration {path} is nested too deeply") from None
+    except (LookupError, AttributeError, TypeError) as error:
+        raise TroveStepsError(
+            f"the configuration {path} holds a value that does not fit its !!tag ({error}): leave the tag out"
+        ) from None
     except yaml.YAMLError as error:
         raise TroveStepsError(f"the configuration {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):

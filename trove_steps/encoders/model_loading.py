@@ -229,7 +229,8 @@ def _told(what: str, folder: Path):
                 f"{where}: it brings code of its own. Read the *.py files in its folder, then set "
                 "trust_remote_code: true"
             ) from error
+        elsewhere = isinstance(error, ImportError | MemoryError | torch.OutOfMemoryError)
+        advice = "" if elsewhere else "; is the folder complete, or was it damaged on its way here?"
         raise TroveStepsError(
-            f"{where}: {shorten(reason(error), 400, placeholder=' …')}; is the folder complete, or was "
-            "it damaged on its way here?"
+            f"{where}: {shorten(reason(error), 400, placeholder=' …')}{advice}"
         ) from error
