@@ -15,7 +15,7 @@ TASKS = ("evaluate", "mine", "encode", "check", "report")
 # user's.
 FROM_RULES = re.compile(
     rf"""WorkflowError in (?:rule \w+ in )?file "{RULES}", line \d+:
-(?P<message>.+?)\n*(?:\n+  File "[^\n]+)*\n*""",
+(?P<message>.+?)(?:\n+  File "[^\n]+)*""",
     re.DOTALL,
 )
 FROM_A_TARGET = re.compile(
@@ -29,12 +29,8 @@ Error:
 OF_A_FILE = re.compile(
     r"WorkflowError[^\n]*:\nConfig file |snakemake/common/configfile\.py\", line \d+, in"
 )
-NO_DEFAULT_FILE = re.compile(
-    r".*Workflow defines configfile (\S+) but it is not present.*", re.DOTALL
-)
-OF_AN_OPTION = re.compile(
-    r".*Invalid config definition: (?:.*Unparsable value: (.+?)\))?.*", re.DOTALL
-)
+NO_DEFAULT_FILE = re.compile(r"Workflow defines configfile (\S+) but it is not present")
+OF_AN_OPTION = re.compile(r"Invalid config definition: (?:.*Unparsable value: (.+?)\))?", re.DOTALL)
 NO_TARGET = re.compile(r"MissingRuleException:\nNo rule to produce (\S+) \(.*", re.DOTALL)
 NO_TASK = re.compile(r"WorkflowError:\nTarget rules may not contain wildcards\..*", re.DOTALL)
 COMMAND = re.compile(
@@ -76,21 +72,18 @@ def in_words(text: str, arguments: Sequence[str]) -> str:
     `arguments` are those of its command line."""
     if OF_A_FILE.search(text):
         return _of_the_files(text, arguments) or text
-    if found := NO_DEFAULT_FILE.fullmatch(text):
+    if found := NO_DEFAULT_FILE.search(text):
         return f"error: there is no {found[1]} here: name a configuration with --configfile"
-    if found := FROM_RULES.fullmatch(text) or FROM_A_TARGET.fullmatch(text):
+    if found := FROM_RULES.fullmatch(text.rstrip()) or FROM_A_TARGET.fullmatch(text):
         return f"error: {textwrap.dedent(found['message']).strip()}"
-    if found := OF_AN_OPTION.fullmatch(text):
-        return f"error: --config takes NAME=VALUE{_instead_of(found[1])}; a file is named by --configfile"
+    if found := OF_AN_OPTION.search(text):
+        instead = f", and not {found[1]}" if found[1] else ""
+        return f"error: --config takes NAME=VALUE{instead}; a file is named by --configfile"
     if found := NO_TARGET.fullmatch(text):
         return f"error: nothing makes {found[1]}{_nearest_task(found[1])}"
     if NO_TASK.fullmatch(text):
         return f"error: this is the name of a step, not of a task{_nearest_task('')}"
     return text
-
-
-def _instead_of(value: str | None) -> str:
-    return f", and not {value}" if value else ""
 
 
 def _nearest_task(name: str) -> str:

@@ -1,21 +1,16 @@
 """The encode step as a command: its record, what it says of cut texts, and what it leaves unloaded."""
 
 import gzip
-import heapq
 import json
 import os
 import shutil
 import subprocess
 import sys
 from importlib import metadata
-from unittest import mock
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.conftest import PROJECT, make_dataset
-from trove_steps.encoding.portions import claimed_rows
 from trove_steps.encoding.record import Record
 from trove_steps.progress import FOLDER
 from trove_steps.reporting.cost import encoding
@@ -225,52 +220,3 @@ def test_unlike_devices_are_told():
     (warning,) = Record("corpus", "m", ranks=ranks).warnings()
     assert "unlike devices (A100, H100)" in warning
     assert Record("corpus", "m", ranks=ranks[1:]).warnings() == []
-
-
-@given(
-    speeds=st.lists(st.sampled_from([1.0, 2.0, 5.0]), min_size=2, max_size=4),
-    units=st.integers(200, 2000),
-    seconds=st.floats(15, 60),
-)
-def test_ranks_of_unlike_speed_finish_together(speeds, units, seconds):
-    """On a clock of our own: `seconds` of work for all ranks, each as fast as its speed says."""
-    clock, finished = _share(speeds, units, units / sum(speeds) / seconds)
-    assert sum(finished.values()) == units
-    assert clock < 1.15 * seconds
-
-
-class _Counter:
-    """The claims of ranks in one process."""
-
-    def __init__(self, world: int):
-        self.world, self.value = world, 0
-
-    def claim(self, name: str, amount: int) -> int:
-        self.value += amount
-        return self.value - amount
-
-
-class _Units:
-    def __init__(self, units: int):
-        self.units = units
-
-    def rows(self, first: int, amount: int) -> int:
-        assert first >= 0
-        assert 0 < amount <= self.units - first
-        return amount
-
-
-def _share(speeds: list[float], units: int, rate: float) -> tuple[float, dict[int, int]]:
-    """Return when the last rank finished, and how many units each did, at speed × rate per second."""
-    clock, finished = 0.0, dict.fromkeys(range(len(speeds)), 0)
-    counter, work = _Counter(len(speeds)), _Units(units)
-    ranks = [claimed_rows(work, counter) for _ in speeds]
-    waiting = [(0.0, rank) for rank in range(len(speeds))]
-    with mock.patch("trove_steps.encoding.portions.time.perf_counter", side_effect=lambda: clock):
-        while waiting:
-            clock, rank = heapq.heappop(waiting)
-            amount = next(ranks[rank], None)
-            if amount is not None:
-                finished[rank] += amount
-                heapq.heappush(waiting, (clock + amount / speeds[rank] / rate, rank))
-    return clock, finished

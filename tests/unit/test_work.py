@@ -1,7 +1,9 @@
-"""The texts of an encode job: each is in one portion, and no portion takes much memory."""
+"""The texts of an encode job: how ranks share them, and portions that take little memory."""
 
+import heapq
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from hypothesis import given
@@ -14,13 +16,11 @@ from trove_steps.encoding.work import TEXT_BYTES, Portion, Work, write_work
 VECTOR_BYTES = 16
 
 
-class Alone:
-    """The claims of the only rank."""
+class Counter:
+    """The claims of ranks in one process."""
 
-    world = 1
-
-    def __init__(self):
-        self.value = 0
+    def __init__(self, world: int):
+        self.world, self.value = world, 0
 
     def claim(self, name: str, amount: int) -> int:
         self.value += amount
@@ -46,9 +46,10 @@ def made(folder: Path, texts: list[str]) -> Work:
 )
 def test_every_text_is_in_one_portion_that_fits(lengths, most, unit):
     texts = ["x" * length for length in lengths]
-    with tempfile.TemporaryDirectory() as folder, patched(most, unit):
+    limits = mock.patch.multiple(work_module, PORTION_BYTES=most, UNIT_CHARACTERS=unit)
+    with tempfile.TemporaryDirectory() as folder, limits:
         work = made(Path(folder), texts)
-        portions = list(work.portions(claimed_rows(work, Alone()), VECTOR_BYTES))
+        portions = list(work.portions(claimed_rows(work, Counter(1)), VECTOR_BYTES))
     found = {
         name: text for part in portions for name, text in zip(part.ids, part.texts, strict=True)
     }
@@ -62,7 +63,39 @@ def test_every_text_is_in_one_portion_that_fits(lengths, most, unit):
     assert longest_first == sorted(lengths, reverse=True)
 
 
-def patched(most: int, unit: int):
-    from unittest import mock
+@given(
+    speeds=st.lists(st.sampled_from([1.0, 2.0, 5.0]), min_size=2, max_size=4),
+    units=st.integers(200, 2000),
+    seconds=st.floats(15, 60),
+)
+def test_ranks_of_unlike_speed_finish_together(speeds, units, seconds):
+    """On a clock of our own: `seconds` of work for all ranks, each as fast as its speed says."""
+    clock, finished = _share(speeds, units, units / sum(speeds) / seconds)
+    assert sum(finished.values()) == units
+    assert clock < 1.15 * seconds
 
-    return mock.patch.multiple(work_module, PORTION_BYTES=most, UNIT_CHARACTERS=unit)
+
+class Units:
+    def __init__(self, units: int):
+        self.units = units
+
+    def rows(self, first: int, amount: int) -> int:
+        assert first >= 0
+        assert 0 < amount <= self.units - first
+        return amount
+
+
+def _share(speeds: list[float], units: int, rate: float) -> tuple[float, dict[int, int]]:
+    """Return when the last rank finished, and how many units each did, at speed × rate per second."""
+    clock, finished = 0.0, dict.fromkeys(range(len(speeds)), 0)
+    counter, work = Counter(len(speeds)), Units(units)
+    ranks = [claimed_rows(work, counter) for _ in speeds]
+    waiting = [(0.0, rank) for rank in range(len(speeds))]
+    with mock.patch("trove_steps.encoding.portions.time.perf_counter", side_effect=lambda: clock):
+        while waiting:
+            clock, rank = heapq.heappop(waiting)
+            amount = next(ranks[rank], None)
+            if amount is not None:
+                finished[rank] += amount
+                heapq.heappush(waiting, (clock + amount / speeds[rank] / rate, rank))
+    return clock, finished

@@ -16,7 +16,7 @@ def check_schema(config) -> None:
     """Raise TroveStepsError, with one line per mistake, for what breaks the schema or lacks an input."""
     _check_names(config)
     errors = schema_errors(config)
-    if errors and _read_values(config, errors):
+    if _read_values(config, errors):
         errors = schema_errors(config)
     lines = [line for error in errors for line in explain(error)]
     datasets = config.get("datasets") if isinstance(config, dict) else None
@@ -63,8 +63,8 @@ def _value(text: str):
         return _WORDS[text.lower()]
     if re.fullmatch(r"[-+]?(0|[1-9][0-9]{0,17})", text):
         return int(text)
-    if re.fullmatch(r"[-+]?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]{1,2})?", text, re.IGNORECASE):
-        return float(text) if not re.fullmatch(r"[-+]?[0-9]+", text) else text
+    if re.fullmatch(r"[-+]?[0-9]+(?:\.[0-9]+|(?:\.[0-9]+)?[eE][-+]?[0-9]{1,2})", text):
+        return float(text)
     return text
 
 

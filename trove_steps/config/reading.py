@@ -20,13 +20,8 @@ def check_names(paths: Sequence[Path]) -> None:
 
 def check_once(arguments: Sequence[str]) -> None:
     """Raise TroveStepsError if a command line has --configfile twice: snakemake takes the last one only."""
-    if (
-        sum(
-            argument.partition("=")[0] in ("--configfile", "--configfiles")
-            for argument in arguments
-        )
-        > 1
-    ):
+    options = [argument.partition("=")[0] for argument in arguments]
+    if options.count("--configfile") + options.count("--configfiles") > 1:
         raise TroveStepsError(
             "--configfile is there twice, and snakemake would take the last one only: name all files behind "
             "one of them"

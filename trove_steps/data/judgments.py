@@ -85,7 +85,9 @@ def _records(source: Source) -> Iterator[tuple[list[dict], Sequence[int], list[b
             part = lines[start : start + BATCH_LINES]
             records, numbers = parse_lines(source, part, first + start)
             if records:
-                yield records, numbers, [part[number - first - start] for number in numbers]
+                if len(numbers) < len(part):  # without the blank ones
+                    part = [part[number - first - start] for number in numbers]
+                yield records, numbers, part
 
 
 def _is_one_object(head: bytes) -> bool:

@@ -6,7 +6,7 @@ import time
 
 from snakemake.exceptions import WorkflowError
 
-from trove_steps.config.reading import check_once
+from trove_steps.config.reading import DEFAULT, check_once
 from trove_steps.config.yaml_keys import check_unique_keys
 from trove_steps.errors import TroveStepsError
 from trove_steps.files import repairing
@@ -21,7 +21,7 @@ DEMO_FILES = {
 
 try:
     check_once(sys.argv)
-    check_unique_keys(workflow.overwrite_configfiles or ["config/config.yaml"])
+    check_unique_keys(workflow.overwrite_configfiles or [DEFAULT])
     with repairing():
         PLAN = Plan(config, produced=DEMO_FILES)
 except TroveStepsError as error:
